@@ -1,0 +1,27 @@
+"""What many tests share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption('--slow'):
+        return
+    deselected = [item for item in items if 'slow' in item.keywords]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if 'slow' not in item.keywords]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
