@@ -1,0 +1,1 @@
+"""What the tools do, importable: one module a tool."""

@@ -1,0 +1,67 @@
+"""From the words of a command line to a checked mmengine ``Config``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmtrtvit.apis.errors import UserError
+from mmtrtvit.compat import config_path
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments every tool has: CONFIG, ``--cfg-options`` and ``--debug``."""
+    parser.add_argument(
+        'config',
+        help='config: a path, mmtrtvit::NAME, or a name below the configs that come with mmtrtvit',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=4 model.backbone.arch=a; '
+        'a list is key="[a,b]" or key=a,b',
+    )
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+
+
+def resolve_config(name: str) -> Path:
+    """The file that a config argument means.
+
+    A file that exists wins; then ``mmtrtvit::NAME`` and plain ``NAME`` (also with a leading
+    ``configs/``) are looked up among the configs that come with the package.
+
+    Raises:
+        UserError: Neither exists.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f'{name} is a folder, not a config file')
+    try:
+        return config_path(name.removeprefix('configs/'))
+    except Exception as error:
+        raise UserError(f'config not found: no file {path.absolute()}; {error}') from error
+
+
+def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:
+    """Read a config and merge ``--cfg-options`` into it.
+
+    Args:
+        name: As for :func:`resolve_config`.
+        cfg_options: Dotted keys and their values.
+    """
+    cfg = Config.fromfile(str(resolve_config(name)))
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    return cfg
+
+
+def default_work_dir(name: str) -> str:
+    """``work_dirs/<config name>``, as mmdet's own tools choose it."""
+    return str(Path('work_dirs') / Path(name.removeprefix('mmtrtvit::')).stem)

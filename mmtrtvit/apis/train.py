@@ -1,0 +1,57 @@
+"""Train any detector, segmentor or classifier of OpenMMLab from its config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
+from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.launch import add_launch_arguments, build_runner, set_launcher
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line of ``tools/train.py``, the one every OpenMMLab user knows."""
+    parser = argparse.ArgumentParser(prog='train.py', description=__doc__)
+    add_config_arguments(parser)
+    add_launch_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from the given checkpoint, or without a value from the last one in the work dir',
+    )
+    return parser.parse_args(argv)
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """The config with everything the command line says merged in."""
+    cfg = load_config(args.config, args.cfg_options)
+    set_launcher(cfg, args)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size to scale from')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    return cfg
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train as the command line says."""
+    cfg = prepare(parse_args(argv))
+    build_runner(cfg).train()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
+    run_tool(train, argv)
