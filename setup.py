@@ -86,7 +86,15 @@ setup(
         'deploy': DEPLOY,
         'rtx': [*DEPLOY, 'tensorrt-rtx-cu13-bindings>=1.7', 'tensorrt-rtx-cu13-libs>=1.7'],
         'tensorrt': [*DEPLOY, 'tensorrt>=10.12'],
-        'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.13', 'build>=1.2', 'pre-commit>=4'],
+        'dev': [
+            'pytest>=8',
+            'pytest-xdist>=3.6',
+            'hypothesis>=6.100',
+            'ruff>=0.9',
+            'mypy>=1.13',
+            'build>=1.2',
+            'pre-commit>=4',
+        ],
     },
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -1,0 +1,2 @@
+_base_ = '../mask_rcnn_trtvit.py'
+model = dict(backbone=dict(arch='a', drop_path_rate=0.1), neck=dict(in_channels=[256, 512, 1024, 1024]))

@@ -1,0 +1,2 @@
+_base_ = ['../semantic_fpn_trtvit.py', '../_base_/resnetv1d-101.py']
+model = dict(backbone=dict(arch='d', init_cfg=dict(checkpoint=_base_.checkpoint)))

@@ -1,0 +1,2 @@
+_base_ = '../trtvit_imagenet.py'
+model = dict(backbone=dict(arch='d'))
