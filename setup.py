@@ -92,8 +92,6 @@ setup(
             'hypothesis>=6.100',
             'ruff>=0.9',
             'mypy>=1.13',
-            'build>=1.2',
-            'pre-commit>=4',
         ],
     },
     classifiers=[

@@ -1,4 +1,4 @@
-# COCO 1x for backbones with Transformer blocks, the recipe of Next-ViT (arXiv 2207.05501, section 4.3): 12 epochs, AdamW 1e-4,
+# COCO 1x for backbones with Transformer blocks, as Next-ViT trains (arXiv 2207.05501): 12 epochs, AdamW 1e-4,
 # 16 images a batch, steps at 8 and 11, 500 iterations of warm-up (mmdet's own 1x has the last two).
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 optim_wrapper = dict(
