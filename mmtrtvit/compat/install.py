@@ -1,8 +1,19 @@
 """Apply every mend once."""
 
-from mmtrtvit.compat import config_scope
+from mmtrtvit.compat import (
+    checkpoint,
+    checkpoint_saving,
+    config_scope,
+    distributed,
+    exact_resume,  # noqa: F401  registers its hook
+    packaging,
+)
 
 
 def install() -> None:
     """Apply the mends. Idempotent; called by ``import mmtrtvit``."""
     config_scope.install()
+    packaging.install()
+    checkpoint.install()
+    checkpoint_saving.install()
+    distributed.install()
