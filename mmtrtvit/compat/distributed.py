@@ -1,0 +1,37 @@
+"""Several training processes on a machine without a GPU.
+
+For mmengine 0.10.7, whose launchers call ``torch.cuda.set_device`` whatever the backend and whose configs all ask
+for ``nccl``: on a machine without CUDA both fail. What is done: there, and only there, the device is left alone and
+``gloo`` carries the gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import mmengine.dist.utils as dist_utils
+import torch
+
+
+def _on_cpu_too(launch: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(launch)
+    def wrapped(backend: str, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            launch(backend, **kwargs)
+            return
+        with mock.patch.object(torch.cuda, 'set_device'):
+            launch('gloo' if backend == 'nccl' else backend, **kwargs)
+
+    wrapped._mmtrtvit = True  # type: ignore[attr-defined]  # marks the function as ours
+    return wrapped
+
+
+def install() -> None:
+    """Wrap mmengine's three launchers."""
+    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+        launch = getattr(dist_utils, name)
+        if not getattr(launch, '_mmtrtvit', False):
+            setattr(dist_utils, name, _on_cpu_too(launch))
