@@ -6,6 +6,7 @@ from mmtrtvit.compat import (
     config_scope,
     distributed,
     exact_resume,  # noqa: F401  registers its hook
+    mmcv_ops,
     packaging,
 )
 
@@ -13,6 +14,7 @@ from mmtrtvit.compat import (
 def install() -> None:
     """Apply the mends. Idempotent; called by ``import mmtrtvit``."""
     config_scope.install()
+    mmcv_ops.install()
     packaging.install()
     checkpoint.install()
     checkpoint_saving.install()
