@@ -1,8 +1,9 @@
 """Several training processes on a machine without a GPU.
 
-For mmengine 0.10.7, whose launchers call ``torch.cuda.set_device`` whatever the backend and whose configs all ask
-for ``nccl``: on a machine without CUDA both fail. What is done: there, and only there, the device is left alone and
-``gloo`` carries the gradients.
+For mmengine 0.10.7, whose launchers call ``torch.cuda.set_device`` whatever the backend, whose runner gives
+``DistributedDataParallel`` a GPU's number for a model on the CPU, and whose users' configs all ask for ``nccl``: on a
+machine without CUDA each of them fails. What is done: there, and only there, the device is left alone and ``gloo``
+carries the gradients.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from unittest import mock
 
 import mmengine.dist.utils as dist_utils
 import torch
+from mmengine.model import MMDistributedDataParallel
 
 
 def _on_cpu_too(launch: Callable[..., None]) -> Callable[..., None]:
@@ -29,8 +31,21 @@ def _on_cpu_too(launch: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _init_on_cpu_too(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def wrapped(self: MMDistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
+            kwargs.pop('device_ids', None)
+        init(self, module, *args, **kwargs)
+
+    wrapped._mmtrtvit = True  # type: ignore[attr-defined]  # marks the function as ours
+    return wrapped
+
+
 def install() -> None:
-    """Wrap mmengine's three launchers."""
+    """Wrap mmengine's three launchers and its ``MMDistributedDataParallel``."""
+    if not getattr(MMDistributedDataParallel.__init__, '_mmtrtvit', False):
+        MMDistributedDataParallel.__init__ = _init_on_cpu_too(MMDistributedDataParallel.__init__)
     for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
         launch = getattr(dist_utils, name)
         if not getattr(launch, '_mmtrtvit', False):
