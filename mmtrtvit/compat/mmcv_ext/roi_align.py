@@ -43,7 +43,8 @@ def roi_align_forward(
         aligned: Pixel centres lie at half coordinates; otherwise the legacy convention.
 
     Raises:
-        RuntimeError: On CPU: a RoI's index is outside the batch, or ``aligned`` and its size is negative.
+        RuntimeError: On CPU: a RoI's index is outside the batch, a number is not finite, or, with ``aligned``,
+            its size is negative.
     """
     _check_rois(rois, input.size(0), aligned)
     dtype = compute_dtype(input)
@@ -108,11 +109,13 @@ def _check_rois(rois: Tensor, batch_size: int, aligned: bool) -> None:
     """What would crash the CPU kernels; on CUDA the check would wait for the device."""
     if rois.device.type != 'cpu' or len(rois) == 0:
         return
-    outside = (rois[:, 0] < 0) | (rois[:, 0] >= batch_size)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        raise RuntimeError(f'RoIAlign: rois[{row}] is of image {rois[row, 0]:g}, but the batch has {batch_size} images')
-    negative = (rois[:, 3] < rois[:, 1]) | (rois[:, 4] < rois[:, 2])
-    if aligned and negative.any():
-        row = int(negative.nonzero()[0])
-        raise RuntimeError(f'RoIAlign: rois[{row}] = {rois[row].tolist()} has a negative size; x1 <= x2 and y1 <= y2')
+    legal = {
+        f'is of no image of the batch of {batch_size}': (rois[:, 0] >= 0) & (rois[:, 0] < batch_size),
+        'is not finite': rois.isfinite().all(1),
+    }
+    if aligned:
+        legal['has a negative size; x1 <= x2 and y1 <= y2'] = (rois[:, 3:] >= rois[:, 1:3]).all(1)
+    for fault, passes in legal.items():
+        if not passes.all():
+            row = int((~passes).nonzero()[0])
+            raise RuntimeError(f'RoIAlign: rois[{row}] = {rois[row].tolist()} {fault}')
