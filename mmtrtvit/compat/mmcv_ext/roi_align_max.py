@@ -114,7 +114,7 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _sample(flat: Tensor, image: Tensor, y: Tensor, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Bilinear samples ``(k, rows, columns, samples, C)`` of the grid y x, and the samples' coordinates.
+    """Bilinear samples ``(k, rows, columns, samples, C)`` of the grid y x, and each sample's coordinates.
 
     Args:
         flat: Pixels ``(B * H * W, C)``.
@@ -133,7 +133,6 @@ def _sample(flat: Tensor, image: Tensor, y: Tensor, x: Tensor, size: tuple[int, 
         for x_index, x_weight in ((x_low, 1 - x_part), (x_high, x_part)):
             weight = (y_weight * x_weight * (y_inside & x_inside))[..., None]
             samples = samples + weight * flat[base + y_index * size[1] + x_index]
-    merged = (count, rows, columns, down * across, 1)
+    merged = (count, rows, columns, down * across)
     y, x = y[:, :, None, :, None].expand(shape), x[:, None, :, None, :].expand(shape)
-    y, x = (part.reshape(merged).expand(-1, -1, -1, -1, flat.size(1)) for part in (y, x))
-    return samples.reshape(*merged[:-1], -1), y, x
+    return samples.reshape(*merged, -1), y.reshape(merged), x.reshape(merged)
