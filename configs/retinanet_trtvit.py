@@ -8,6 +8,7 @@ _base_ = [
     '_base_/backbones/trtvit-c.py',
 ]
 model = dict(
-    backbone=dict(_base_.backbone, frozen_stages=1, norm_eval=True),
-    neck=dict(in_channels=_base_.channels),
+    # RetinaNet starts at stride 8: a stride-4 output, with a norm of its own in some peers, would stay without gradient
+    backbone=dict(_base_.backbone, frozen_stages=1, norm_eval=True, out_indices=(1, 2, 3)),
+    neck=dict(in_channels=_base_.channels[1:], start_level=0),
 )

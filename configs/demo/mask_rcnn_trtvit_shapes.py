@@ -2,8 +2,8 @@
 # Against configs/trtvit/mask_rcnn_trtvit-a.py: small images, light heads, no frozen layers, its own schedule.
 _base_ = '../trtvit/mask_rcnn_trtvit-a.py'
 data_root = 'data/shapes/'
-metainfo = dict(classes=('circle', 'triangle', 'square', 'star', 'ring', 'cross', 'hexagon'))
-num_classes = 7
+metainfo = dict(classes=('circle', 'triangle', 'square', 'star', 'ring', 'cross', 'crescent', 'arrow'))
+num_classes = 8
 image_size = (192, 192)
 
 model = dict(

@@ -1,2 +1,2 @@
 _base_ = '../retinanet_trtvit.py'
-model = dict(backbone=dict(arch='a', drop_path_rate=0.1), neck=dict(in_channels=[256, 512, 1024, 1024]))
+model = dict(backbone=dict(arch='a', drop_path_rate=0.1), neck=dict(in_channels=[512, 1024, 1024]))

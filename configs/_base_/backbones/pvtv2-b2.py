@@ -3,6 +3,7 @@ peer = dict(
     type='mmdet.PyramidVisionTransformerV2',
     embed_dims=64,
     num_layers=[3, 4, 6, 3],
+    out_indices=(0, 1, 2, 3),
     drop_path_rate=0.1,
     init_cfg=dict(
         type='Pretrained',
