@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 CLASSES = ('circle', 'triangle', 'square', 'star', 'ring', 'cross', 'crescent', 'arrow')
 """Class names; class ``i`` has category id ``i + 1`` in COCO and value ``i + 1`` in a semantic mask."""
 
-PALETTE = (
+PALETTE = [
     (220, 20, 60),
     (255, 158, 0),
     (250, 235, 40),
@@ -26,8 +26,11 @@ PALETTE = (
     (40, 90, 255),
     (145, 60, 220),
     (240, 60, 200),
-)
-"""RGB colours of the classes in pictures; each is also the hue that most objects of the class have."""
+]
+"""RGB colours of the classes in pictures; each is also the hue that most objects of the class have.
+
+A list, because mmdet's visualizer takes a tuple for one colour.
+"""
 
 METAINFO = {'classes': CLASSES, 'palette': PALETTE}
 """``metainfo`` of an OpenMMLab data set; a config repeats it literally, and a test compares the two."""
