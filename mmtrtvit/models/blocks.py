@@ -36,6 +36,9 @@ class BlockOptions:
         mix_projection: Whether a MixBlock has a 1x1 convolution + BN between its two branches.
         mix_residual: Whether a shortcut runs around the whole MixBlock.
         norm_cfg: The norm of the convolutional parts, as in mmcv's ``build_norm_layer``.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     mix_ratio: float = 0.5
@@ -44,6 +47,14 @@ class BlockOptions:
     mix_projection: bool = True
     mix_residual: bool = False
     norm_cfg: dict[str, Any] = field(default_factory=lambda: dict(type='BN'))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mix_ratio < 1:
+            raise ValueError(f'mix_ratio={self.mix_ratio} is not between 0 and 1 (both excluded)')
+        if self.mlp_ratio <= 0:
+            raise ValueError(f'mlp_ratio={self.mlp_ratio} is not positive')
+        if self.head_dim < 1 or self.head_dim != int(self.head_dim):
+            raise ValueError(f'head_dim={self.head_dim} is not a positive integer')
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -143,8 +154,9 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
         batch, tokens, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
+        # q, k and v are reshaped and transposed together: fewer nodes in an exported graph than one by one.
+        qkv = self.qkv(x).reshape(batch, tokens, 3 * self.num_heads, self.head_dim).transpose(1, 2)
+        q, k, v = qkv.chunk(3, dim=1)  # each (B, heads, N, head_dim)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, channels))
 
@@ -179,7 +191,7 @@ class TransformerLayer(nn.Module):
         options: What the blocks of a backbone share.
 
     Raises:
-        ValueError: If ``channels`` is not a multiple of the head's.
+        ValueError: If ``channels`` cannot be divided into heads.
     """
 
     def __init__(self, channels: int, drop_path_rate: float, options: BlockOptions) -> None:
@@ -220,13 +232,13 @@ class TransformerBlock(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, drop_path_rate: float, options: BlockOptions
     ) -> None:
         super().__init__()
-        self.downsample = shortcut(in_channels, out_channels, stride, options.norm_cfg)
+        self.embed = shortcut(in_channels, out_channels, stride, options.norm_cfg)
         self.transformer = TransformerLayer(out_channels, drop_path_rate, options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
-        if self.downsample is not None:
-            x = self.downsample(x)
+        if self.embed is not None:
+            x = self.embed(x)
         return self.transformer(x)
 
 
@@ -244,7 +256,7 @@ class MixBlock(nn.Module):
         options: What the blocks of a backbone share.
 
     Raises:
-        ValueError: If R leaves a branch empty or a width that is not a multiple of the head's.
+        ValueError: If R leaves a branch empty or of a width that cannot be divided into heads.
     """
 
     def __init__(
@@ -254,9 +266,8 @@ class MixBlock(nn.Module):
         kind = type(self).__name__
         global_channels = round(out_channels * options.mix_ratio)
         local_channels = out_channels - global_channels
-        if not 0 < global_channels < out_channels:
-            raise ValueError(f'{kind}: mix_ratio={options.mix_ratio} is not between 0 and 1 (both excluded)')
-        if global_channels % options.head_dim or local_channels % EXPANSION:
+        fits = global_channels % options.head_dim == 0 and local_channels % EXPANSION == 0
+        if not fits or min(global_channels, local_channels) == 0:
             raise ValueError(
                 f'{kind}: mix_ratio={options.mix_ratio} splits {out_channels} channels into {global_channels} + '
                 f'{local_channels}; the first must be a multiple of head_dim={options.head_dim}, the second of '

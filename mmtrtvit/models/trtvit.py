@@ -73,13 +73,15 @@ def parse_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
         )
     full = {**ARCH_DEFAULTS, **arch}
     for key in ('channels', 'depths', 'blocks'):
-        if isinstance(full[key], str) or len(full[key]) != NUM_STAGES:
+        if not isinstance(full[key], (list, tuple)) or len(full[key]) != NUM_STAGES:
             raise ValueError(
                 f'TRTViT: arch[{key!r}]={full[key]!r} does not have one entry for each of {NUM_STAGES} stages'
             )
     for key in ('channels', 'depths'):
         if not all(isinstance(value, int) and value > 0 for value in full[key]):
             raise ValueError(f'TRTViT: arch[{key!r}]={full[key]!r} has an entry that is not a positive integer')
+    if not isinstance(full['stem_channels'], int) or full['stem_channels'] < 2 or full['stem_channels'] % 2:
+        raise ValueError(f"TRTViT: arch['stem_channels']={full['stem_channels']!r} is not an even positive integer")
     if full['stem'] not in ('deep', 'plain'):
         raise ValueError(f"TRTViT: arch['stem']={full['stem']!r} is neither 'deep' nor 'plain'")
     full['blocks'] = tuple(
@@ -136,6 +138,7 @@ class TRTViT(BaseModule):
         init_cfg: As in mmengine. ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes our own checkpoints and
             mmpretrain's ResNetV1d's (see :func:`mmtrtvit.models.warm_start.warm_start`); what it leaves open is
             initialized at random.
+        deploy: Whether to build the form that :meth:`switch_to_deploy` leaves, to load weights saved in it.
 
     Raises:
         ValueError: If an argument does not make sense, naming it and what would.
@@ -167,6 +170,7 @@ class TRTViT(BaseModule):
         mix_residual: bool = False,
         zero_init_residual: bool = True,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        deploy: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         self.arch = parse_arch(arch)
@@ -180,7 +184,10 @@ class TRTViT(BaseModule):
         self.with_cp = with_cp
         self.zero_init_residual = zero_init_residual
         norm_cfg = dict(norm_cfg) if norm_cfg else dict(type='BN')
-        options = BlockOptions(mix_ratio, mlp_ratio, head_dim, mix_projection, mix_residual, norm_cfg)
+        try:
+            options = BlockOptions(mix_ratio, mlp_ratio, head_dim, mix_projection, mix_residual, norm_cfg)
+        except ValueError as error:
+            raise ValueError(f'TRTViT: {error}') from None
 
         self.stem = make_stem(self.arch['stem'], in_channels, self.arch['stem_channels'], norm_cfg)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -195,6 +202,8 @@ class TRTViT(BaseModule):
                 width = channels
             self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
         self._freeze()
+        if deploy:
+            self.switch_to_deploy()
 
     @property
     def stages(self) -> list[nn.Sequential]:
@@ -333,12 +342,15 @@ def _recomputed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalize as before without a second update of its running statistics."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    """Let BatchNorm update copies of its running statistics: the first run has updated the real ones."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    buffers = [dict(norm.named_buffers()) for norm in norms]
+    for norm, kept in zip(norms, buffers, strict=True):
+        for name, buffer in kept.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, kept in zip(norms, buffers, strict=True):
+            for name, buffer in kept.items():
+                setattr(norm, name, buffer)

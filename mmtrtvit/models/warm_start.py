@@ -34,10 +34,16 @@ class LoadReport:
     ignored: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = []
-        for title, names in (('loaded', self.loaded), ('left', self.left), ('ignored', self.ignored)):
-            parts.append(f'{title} {len(names)}' + ''.join(f'\n    {name}' for name in names))
-        return '\n  '.join(parts)
+        """List all names, one line for each block."""
+        lines = []
+        for title, names in (('loaded', self.loaded), ('left as they were', self.left), ('ignored', self.ignored)):
+            lines.append(f'{title}: {len(names)}')
+            blocks: dict[str, list[str]] = {}
+            for name in names:
+                parts = name.split('.')
+                blocks.setdefault('.'.join(parts[:2]), []).append('.'.join(parts[2:]) or parts[-1])
+            lines += [f'  {block}: {", ".join(inner)}' for block, inner in blocks.items()]
+        return '\n'.join(lines)
 
 
 def warm_start(model: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> LoadReport:
@@ -67,7 +73,7 @@ def warm_start(model: nn.Module, checkpoint: str, prefix: str | None = None, map
         left=_without_counters(name for name in target if name not in source),
         ignored=_without_counters([*(name for name in source if name not in target), *outside]),
     )
-    print_log(f'{type(model).__name__} from {checkpoint}:\n  {report}', logger='current')
+    print_log(f'{type(model).__name__} from {checkpoint}:\n{report}', logger='current')
     return report
 
 
@@ -115,10 +121,16 @@ def _check(
     if other_shape:
         more = f'\n  and {len(other_shape) - 10} more' if len(other_shape) > 10 else ''
         raise ValueError(f'{checkpoint}: parameters of another shape\n  ' + '\n  '.join(other_shape[:10]) + more)
-    fused = [name for name in source if name.endswith('.bias') and name not in target]
-    fused = [name for name in fused if name.replace('.bias', '.weight') in target]
-    if fused:
-        raise ValueError(
-            f'{checkpoint}: {fused[0]} shows that BatchNorm has been folded into its convolutions; '
-            'load it into a backbone that went through switch_to_deploy()'
-        )
+    for layer in dict.fromkeys(name.rpartition('.')[0] for name in shared):
+        theirs, ours = _parameters_of(layer, source), _parameters_of(layer, target)
+        if theirs != ours:
+            raise ValueError(
+                f'{checkpoint}: {layer} has {theirs} in the checkpoint and {ours} in the model, which would compute '
+                'something else. If BatchNorm is folded into the convolutions on one side only, build the model with '
+                'deploy=True for a checkpoint saved after switch_to_deploy(), without it for any other'
+            )
+
+
+def _parameters_of(layer: str, state: Mapping[str, torch.Tensor]) -> list[str]:
+    names = (name.rpartition('.') for name in state)
+    return sorted(name for path, _, name in names if path == layer and name != COUNTER)
