@@ -20,34 +20,41 @@ ROOT = Path(__file__).resolve().parent
 VERSION: dict[str, str] = {}
 exec((ROOT / 'mmtrtvit' / 'version.py').read_text(encoding='utf-8'), VERSION)
 
-BRIDGE = '''"""New-style bridge to ``configs/{name}``: ``with read_base(): from {module} import *``."""
+# No import statement: mmengine would turn what it imports into a lazy object, in a virtual environment even the
+# standard library's.
+BRIDGE = '''"""New-style bridge: ``with read_base(): from {module} import *``."""
 
-from importlib import import_module
-
-globals().update(import_module('mmtrtvit.compat.config_scope').load_as_namespace('{name}'))
-del import_module
+globals().update(__import__('mmtrtvit.compat.config_scope', fromlist=['*']).load_as_namespace('{name}'))
 '''
 
 
 class BuildWithConfigs(build_py):
-    """Copy the configs and tools into the package that is built; the checkout stays as it is."""
+    """Put configs, tools and bridge modules into the package that is built."""
 
     def run(self) -> None:
         super().run()
-        if self.editable_mode:
-            return  # a checkout is read in place: see mmtrtvit/compat/config_scope.py
+        if self.editable_mode:  # a checkout reads its configs and tools in place
+            write_bridges(ROOT / 'mmtrtvit' / 'configs')
+            return
         package = Path(self.build_lib) / 'mmtrtvit'
         for folder in ('configs', 'tools'):
             target = package / '.mim' / folder
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
         shutil.copy(ROOT / 'model-index.yml', package / '.mim' / 'model-index.yml')
-        for config in sorted((ROOT / 'configs').rglob('*.py')):
-            name = config.relative_to(ROOT / 'configs').as_posix()
-            bridge = package / 'configs' / name.replace('-', '_')
-            module = 'mmtrtvit.configs.' + name.removesuffix('.py').replace('-', '_').replace('/', '.')
-            bridge.parent.mkdir(parents=True, exist_ok=True)
-            bridge.write_text(BRIDGE.format(name=name, module=module), encoding='utf-8')
+        write_bridges(package / 'configs')
+
+
+def write_bridges(folder: Path) -> None:
+    """One bridge module a config; a name's hyphens become underscores, as a module's name needs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for config in sorted((ROOT / 'configs').rglob('*.py')):
+        name = config.relative_to(ROOT / 'configs').as_posix()
+        module = name.replace('-', '_')
+        bridge = folder / module
+        bridge.parent.mkdir(parents=True, exist_ok=True)
+        dotted = 'mmtrtvit.configs.' + module.removesuffix('.py').replace('/', '.')
+        bridge.write_text(BRIDGE.format(name=name, module=dotted), encoding='utf-8')
 
 
 DEPLOY = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.22']
