@@ -27,7 +27,7 @@ def softnms(
     """Take the best box, decay the others by their overlap with it, drop those below ``min_score``, repeat.
 
     Follows mmcv's in-place algorithm step for step, as its swaps decide which of two equal scores comes first.
-    One deviation: the overlap of two boxes without area is 0 for ``gaussian`` too, where 0 / 0 would make the
+    Two deviations: a ``gaussian`` factor may be one rounding step off, and the overlap of two boxes without area is 0 for ``gaussian`` too, where 0 / 0 would make the
     score NaN.
 
     Args:
@@ -86,7 +86,7 @@ def _decay(
         return np.where(overlap >= threshold, one - overlap, one)
     overlap = np.where(np.isnan(overlap), 0, overlap)
     exponent = -(overlap * overlap) / others.dtype.type(as_float32(sigma))
-    # in float64 and then rounded: the C library's float exp is rounded correctly, NumPy's may be one step off
+    # in float64 and then rounded: nearer than NumPy's float exp to the C library's, which is off by half a step
     return np.exp(exponent.astype(np.float64)).astype(others.dtype)
 
 

@@ -1,0 +1,1 @@
+// Nothing: mmcv's kernels are compiled for the CPU, one thread in one block. See ../reference.cpp.
