@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     except (DatasetError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print(f'interrupted: nothing was written to {args.out_dir}', file=sys.stderr)
         return 130

@@ -63,7 +63,7 @@ def polygons(mask: Mask) -> list[list[float]]:
     Raises:
         RuntimeError: There is none; no mask is known for which this happens.
     """
-    for tolerance in (0.7, 0.0):
+    for tolerance in (0.6, 0.0):
         found = _trace(mask, tolerance)
         if found and np.array_equal(rasterise(found, *mask.shape), mask):
             return found

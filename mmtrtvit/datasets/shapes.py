@@ -49,12 +49,12 @@ CROWD_SHAPES = (8, 14)
 
 _STRATA = (
     # share of the objects, least and greatest extent as a part of the longer image side. With --size 640 these are
-    # 26-58, 64-128, 128-256, 256-352 and 448-576 pixels: COCO's small, medium and large, all levels of an FPN.
+    # 26-58, 64-128, 128-256, 256-352 and 544-704 pixels: COCO's small, medium and large, all levels of an FPN.
     (0.10, 0.040, 0.090),
     (0.25, 0.100, 0.200),
     (0.40, 0.200, 0.400),
     (0.20, 0.400, 0.550),
-    (0.05, 0.700, 0.900),
+    (0.05, 0.850, 1.100),
 )
 _COUNTS = (0.18, 0.25, 0.24, 0.17, 0.10, 0.06)  # shares of images with 1, 2, ... 6 objects
 _EMPTY_EVERY, _EMPTY_AT = 10, 9  # images 9, 19, 29, ... have no object

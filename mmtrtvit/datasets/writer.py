@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -194,16 +194,13 @@ def _fill(root: Path, parameters: Parameters, workers: int, progress: bool) -> N
             for task in tasks:
                 task.add_done_callback(lambda _: advance())
             try:
-                wait(tasks, return_when=FIRST_EXCEPTION)
-            finally:
-                pool_is_needed = all(task.done() and not task.exception() for task in tasks)
-                if not pool_is_needed:  # an error or Ctrl-C: leave the rest undone
-                    for task in tasks:
-                        task.cancel()
+                scenes = [task.result() for task in tasks]
+            except BaseException:  # Ctrl-C too: leave the rest undone
+                for task in tasks:
+                    task.cancel()
+                raise
             name = f'annotations/instances_{COCO_FOLDERS[split]}.json'
-            path = atomic_write_json(
-                root / name, _instances_file([task.result() for task in tasks], split), indent=None
-            )
+            path = atomic_write_json(root / name, _instances_file(scenes, split), indent=None)
             digests[name] = _sha256(path.read_bytes())
     files = {
         path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(root.rglob('*')) if path.is_file()
