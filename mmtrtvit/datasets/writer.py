@@ -20,10 +20,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial as partial_function
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,9 @@ _JPEG = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )
 _BYTES_PER_PIXEL = 1.0  # generously; see _check_space
+
+
+Scene = tuple[dict[str, Any], list[dict[str, Any]]]  # an entry of COCO's images, and its entries of annotations
 
 
 class DatasetError(RuntimeError):
@@ -190,15 +195,11 @@ def _fill(root: Path, parameters: Parameters, workers: int, progress: bool) -> N
     digests = {}
     with _progress_bar(sum(counts.values()), progress) as advance, ThreadPoolExecutor(workers) as pool:
         for split, count in counts.items():
-            tasks = [pool.submit(_write_scene, root, parameters, split, index) for index in range(count)]
-            for task in tasks:
-                task.add_done_callback(lambda _: advance())
-            try:
-                scenes = [task.result() for task in tasks]
-            except BaseException:  # Ctrl-C too: leave the rest undone
-                for task in tasks:
-                    task.cancel()
-                raise
+            write = partial_function(_write_scene, root, parameters, split)
+            scenes = []
+            for scene in _in_order(pool, write, count, window=4 * workers):
+                scenes.append(scene)
+                advance()
             name = f'annotations/instances_{COCO_FOLDERS[split]}.json'
             path = atomic_write_json(root / name, _instances_file(scenes, split), indent=None)
             digests[name] = _sha256(path.read_bytes())
@@ -216,6 +217,24 @@ def _fill(root: Path, parameters: Parameters, workers: int, progress: bool) -> N
     atomic_write_json(root / MANIFEST, manifest)
 
 
+def _in_order(pool: Executor, function: Callable[[int], Scene], count: int, window: int) -> Iterator[Scene]:
+    """Yield ``function(0)``, ``function(1)``, ... with no more than ``window`` calls under way or waiting.
+
+    An error or Ctrl-C then has little to wait for, however large the set.
+    """
+    pending: deque[Future[Scene]] = deque()
+    try:
+        for index in range(count):
+            pending.append(pool.submit(function, index))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for task in pending:
+            task.cancel()
+
+
 @contextmanager
 def _progress_bar(total: int, show: bool) -> Iterator[Any]:
     """Yield a function to call once an image is written."""
@@ -225,7 +244,7 @@ def _progress_bar(total: int, show: bool) -> Iterator[Any]:
         yield lambda: bar.advance(task)
 
 
-def _write_scene(root: Path, parameters: Parameters, split: str, index: int) -> tuple[dict[str, Any], list[Any]]:
+def _write_scene(root: Path, parameters: Parameters, split: str, index: int) -> Scene:
     """Write one image and its semantic mask; return its entries of COCO's ``images`` and ``annotations``."""
     rng = scene_rng(parameters.seed, split, index)
     layout = arrange(rng, index, parameters.size)
@@ -268,7 +287,7 @@ def _encode(suffix: str, image: np.ndarray, options: tuple[int, ...]) -> bytes:
     return bytes(data)
 
 
-def _instances_file(scenes: list[tuple[dict[str, Any], list[Any]]], split: str) -> dict[str, Any]:
+def _instances_file(scenes: list[Scene], split: str) -> dict[str, Any]:
     """Return the content of a COCO instances file."""
     return {
         'info': {
