@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 #: Set to 1 to get the traceback of a user error as well, as ``--debug`` does.
 DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
@@ -12,9 +16,18 @@ DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
 #: Exit status of a user error, the one argparse uses for a misspelt option.
 EXIT_STATUS = 2
 
+_NO_GPU = ('No CUDA GPUs are available', 'Found no NVIDIA driver', 'not compiled with CUDA', 'invalid device ordinal')
+_TOO_BIG = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
+
 
 class UserError(Exception):
     """Something the user can put right; the message names the file or value and the way out."""
+
+
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``'; did you mean a, b?'``, or nothing when no known word is near."""
+    found = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    return f'; did you mean {" or ".join(found)}?' if found else ''
 
 
 def debugging(argv: Sequence[str]) -> bool:
@@ -33,15 +46,88 @@ def run_tool(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         SystemExit: Status 2 after a user error, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if debugging(arguments):
+        main(arguments)
+        return
     try:
         main(arguments)
     except KeyboardInterrupt:
-        if debugging(arguments):
-            raise
-        print('interrupted', file=sys.stderr)
+        print('interrupted; a training goes on from its last checkpoint with --resume', file=sys.stderr)
         raise SystemExit(130) from None
-    except UserError as error:
-        if debugging(arguments):
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else explain(error)
+        if message is None:
             raise
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {message}', file=sys.stderr)
         raise SystemExit(EXIT_STATUS) from None
+
+
+def explain(error: Exception) -> str | None:
+    """What a known kind of failure means to a user; None for one that may be a defect of ours."""
+    from mmtrtvit.compat.checkpoint import CheckpointError
+
+    text = _own_words(error)
+    if isinstance(error, CheckpointError):
+        return text
+    if any(words in text for words in _NO_GPU):
+        return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
+    if 'out of memory' in text:
+        return f'{_line(text)}; {_TOO_BIG}'
+    if 'No space left on device' in text:
+        return f'the disk is full: {_line(text)}; the last checkpoint is whole, free some space and --resume'
+    if isinstance(error, json.JSONDecodeError):
+        return f'an annotation file is not JSON: {text}'
+    if 'failed to load image' in text or 'cv2' in type(error).__module__:
+        return f'an image is damaged or not an image: {_line(text)}; remove it from the annotations or replace it'
+    if isinstance(error, OSError):
+        return _line(text)
+    return _while_building(error, text)
+
+
+def _own_words(error: Exception) -> str:
+    """The message; from a loading process, which sends its whole traceback, the last line of it."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if 'in DataLoader worker process' in text:
+        text = re.sub(r'^[\w.]+: ', '', text.strip().splitlines()[-1])
+    return text.strip() or type(error).__name__
+
+
+def _line(text: str) -> str:
+    return text.splitlines()[0]
+
+
+def _while_building(error: Exception, text: str) -> str | None:
+    """The message of an error that arose while an object was built from the config."""
+    if isinstance(error, KeyError) and 'is not in the' in text and 'registry' in text:
+        return _unknown_type(text)
+    built, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == 'build_from_cfg':
+            built = trace.tb_frame.f_locals.get('obj_cls', built)
+        trace = trace.tb_next
+    if built is None:
+        return None
+    return f'{getattr(built, "__name__", built)} cannot be built as the config says: {text} (--debug for more)'
+
+
+def _unknown_type(text: str) -> str:
+    """mmengine's sentence about a type that is not registered, with the nearest names that are."""
+    match = re.match(r'(\S+) is not in the (\S+?)::(.+?) registry', text)
+    if match is None:
+        return _line(text)
+    name, scope, kind = match.groups()
+    return f"type='{name}': no such {kind} in {scope}{near(name.split('.')[-1], _registered(kind))}"
+
+
+def _registered(kind: str) -> list[str]:
+    """All names of the registries of one kind, those of the libraries included."""
+    from mmengine import registry as root
+
+    names: list[str] = []
+    waiting: list[Any] = [value for value in vars(root).values() if isinstance(value, root.Registry)]
+    waiting = [value for value in waiting if value.name == kind]
+    while waiting:
+        registry = waiting.pop()
+        names += registry.module_dict
+        waiting += registry.children.values()
+    return names
