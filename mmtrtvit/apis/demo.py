@@ -33,8 +33,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='demo.py', description=__doc__)
     parser.add_argument('--config', default=CONFIG, help='config to train (%(default)s)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='logs, checkpoint and picture (%(default)s)')
-    parser.add_argument('--train-images', type=int, default=Parameters().train, help='images to generate (%(default)s)')
-    parser.add_argument('--val-images', type=int, default=Parameters().val, help='held-out images (%(default)s)')
+    parser.add_argument('--train-images', type=int, default=500, help='images to generate (%(default)s)')
+    parser.add_argument('--val-images', type=int, default=100, help='held-out images (%(default)s)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train and test')
     return parser.parse_args(argv)
 
@@ -108,7 +108,9 @@ def demo(argv: Sequence[str]) -> None:
 
     steps = Steps(4)
     images = steps.run(
-        'Generate images', f'python -m mmtrtvit.datasets {config.data_root}', lambda: make_images(config, args)
+        'Generate images',
+        f'python -m mmtrtvit.datasets {config.data_root} --train {args.train_images} --val {args.val_images}',
+        lambda: make_images(config, args),
     )
     train_line = [args.config, '--work-dir', args.work_dir, '--resume']
     steps.run('Train', f'python tools/train.py {" ".join(train_line)}', lambda: train.train([*train_line, *options]))
