@@ -22,7 +22,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck
-from mmtrtvit.models.warm_start import LoadReport, warm_start
+from mmtrtvit.models.warm_start import LoadReport, load_weights
 
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
@@ -136,7 +136,7 @@ class TRTViT(BaseModule):
         mix_residual: Whether a shortcut runs around the whole MixBlock.
         zero_init_residual: Whether the last BN of every BottleNeck starts at zero, so that it starts as the identity.
         init_cfg: As in mmengine. ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes our own checkpoints and
-            mmpretrain's ResNetV1d's (see :func:`mmtrtvit.models.warm_start.warm_start`); what it leaves open is
+            mmpretrain's ResNetV1d's (see :func:`mmtrtvit.models.warm_start.load_weights`); what it leaves open is
             initialized at random.
         deploy: Whether to build the form that :meth:`switch_to_deploy` leaves, to load weights saved in it.
 
@@ -286,7 +286,7 @@ class TRTViT(BaseModule):
         Returns:
             Which parameters were loaded, left, and ignored.
         """
-        report = warm_start(self, checkpoint, prefix=prefix, map_location=map_location)
+        report = load_weights(self, checkpoint, prefix=prefix, map_location=map_location)
         if hasattr(self, '_params_init_info'):  # mmengine's record of who initialized what
             update_init_info(self, init_info=f'{type(self).__name__}: load from {checkpoint}')
         return report
@@ -297,13 +297,12 @@ class TRTViT(BaseModule):
         The original stays as it is. In the copy's ``state_dict`` each convolution has a ``bias`` and the names of the
         BatchNorm layers are gone; everything else keeps its name.
         """
-        return copy.deepcopy(self).eval().switch_to_deploy()
+        return copy.deepcopy(self).switch_to_deploy()
 
     def switch_to_deploy(self) -> TRTViT:
         """Do what :meth:`fuse` does in place, under the name that mmpretrain's users know."""
-        self.eval()
         fuse_conv_bn(self)
-        return self
+        return self.eval()
 
 
 def make_stem(kind: str, in_channels: int, channels: int, norm_cfg: dict[str, Any]) -> nn.Sequential:

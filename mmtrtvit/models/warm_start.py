@@ -46,7 +46,7 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-def warm_start(model: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> LoadReport:
+def load_weights(model: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> LoadReport:
     """Fill ``model`` from a checkpoint as far as names agree, and log which parameters were loaded, left and ignored.
 
     Args:

@@ -1,0 +1,104 @@
+"""The copy for deployment computes what the original computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mmtrtvit.models import ARCHS, TRTViT
+
+from .common import ALL_STAGES, DEVICES, KINDS, randomize, relative_error, tiny, tiny_arch
+
+
+def assert_equal_outputs(backbone: TRTViT, fused: TRTViT, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        for expected, got in zip(backbone(x), fused(x), strict=True):
+            assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize('arch', list(ARCHS))
+def test_the_family(arch: str) -> None:
+    torch.manual_seed(0)
+    backbone = TRTViT(arch, out_indices=ALL_STAGES).eval()
+    randomize(backbone)
+    assert_equal_outputs(backbone, backbone.fuse(), torch.randn(1, 3, 65, 96))
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('stem', ['deep', 'plain'])
+def test_every_kind_with_extreme_statistics(device: str, kind: str, stem: str) -> None:
+    torch.manual_seed(0)
+    backbone = TRTViT({**tiny_arch(kind, kind), 'stem': stem}, head_dim=16, mix_residual=True, out_indices=ALL_STAGES)
+    randomize(backbone)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var[1] = 1e4
+            module.weight.data[2] = 0.0
+            module.weight.data[3] *= -1
+    backbone.stem[-1].bn.running_var[0] = 0.0  # a channel that was constant on the training data
+    backbone.to(device).eval()
+    assert_equal_outputs(backbone, backbone.fuse(), torch.randn(2, 3, 63, 65, device=device))
+
+
+def test_the_original_is_untouched() -> None:
+    backbone = tiny(drop_path_rate=0.5, frozen_stages=1).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    requires_grad = [p.requires_grad for p in backbone.parameters()]
+    modes = [m.training for m in backbone.modules()]
+    fused = backbone.fuse()
+    for parameter in fused.parameters():
+        parameter.data.zero_()
+    assert backbone.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert [p.requires_grad for p in backbone.parameters()] == requires_grad
+    assert [m.training for m in backbone.modules()] == modes
+
+
+def test_names_in_the_fused_copy() -> None:
+    """Every convolution has a bias, no BatchNorm is left, all other names stay."""
+    backbone = tiny('MixBlockC')
+    fused = backbone.fuse()
+    assert not any(module.training for module in fused.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    norms = {name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    convs = {name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}
+    kept = {name for name in backbone.state_dict() if name.rpartition('.')[0] not in norms}
+    assert len(norms) == len(convs) > 0
+    assert set(fused.state_dict()) == kept | {f'{name}.bias' for name in convs}
+
+
+def test_in_place_twice_and_other_norms() -> None:
+    backbone = tiny().eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone(x)
+    assert backbone.switch_to_deploy().switch_to_deploy() is backbone
+    with torch.no_grad():
+        assert all(relative_error(a, b) < 1e-5 for a, b in zip(backbone(x), expected, strict=True))
+
+    groups = TRTViT(tiny_arch(), head_dim=16, norm_cfg=dict(type='GN', num_groups=4)).eval()
+    assert groups.fuse().state_dict().keys() == groups.state_dict().keys()
+    assert_equal_outputs(groups, groups.fuse(), x)
+
+
+def test_a_saved_fused_backbone_loads_with_deploy(tmp_path: Path) -> None:
+    fused = tiny(seed=1).fuse()
+    path = str(tmp_path / 'fused.pth')
+    torch.save(dict(state_dict=fused.state_dict()), path)
+    again = TRTViT(
+        tiny_arch(), head_dim=16, out_indices=ALL_STAGES, deploy=True, init_cfg=dict(type='Pretrained', checkpoint=path)
+    )
+    again.init_weights()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(again.eval()(x), fused(x), strict=True))
+
+    plain = str(tmp_path / 'plain.pth')
+    torch.save(dict(state_dict=tiny().state_dict()), plain)
+    for deploy, checkpoint in ((False, path), (True, plain)):
+        with pytest.raises(ValueError, match=r'stem.0.conv has \[.*\] in the checkpoint and \[.*deploy=True'):
+            TRTViT(tiny_arch(), head_dim=16, deploy=deploy).load_pretrained(checkpoint)
