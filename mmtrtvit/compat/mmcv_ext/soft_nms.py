@@ -27,8 +27,8 @@ def softnms(
     """Take the best box, decay the others by their overlap with it, drop those below ``min_score``, repeat.
 
     Follows mmcv's in-place algorithm step for step, as its swaps decide which of two equal scores comes first.
-    Two deviations: a ``gaussian`` factor may be one rounding step off, and the overlap of two boxes without area is 0 for ``gaussian`` too, where 0 / 0 would make the
-    score NaN.
+    Two deviations, of ``gaussian`` only: a factor may be one rounding step off, and two boxes without area overlap
+    by 0, where mmcv's 0 / 0 makes the score NaN.
 
     Args:
         boxes: ``(N, 4)`` as x1, y1, x2, y2, pixels.
