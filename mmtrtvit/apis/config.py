@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
 
 from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.options import check_options
 from mmtrtvit.compat import config_path
 
 
@@ -55,11 +57,35 @@ def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:
     Args:
         name: As for :func:`resolve_config`.
         cfg_options: Dotted keys and their values.
+
+    Raises:
+        UserError: The file is not there or not a config, or an option is one that nothing reads.
     """
-    cfg = Config.fromfile(str(resolve_config(name)))
+    path = resolve_config(name)
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is the user's program: whatever it raises is for him to read
+        raise UserError(f'{name}: {_reason(error, path)}') from error
     if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+        try:
+            check_options(cfg, cfg_options, name)
+            cfg.merge_from_dict(cfg_options)
+        except (TypeError, KeyError, ValueError, IndexError) as error:
+            raise UserError(f'--cfg-options for {name}: {error}') from error
     return cfg
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """One line on why a config cannot be read, with the line of the file where there is one."""
+    cause = error
+    while isinstance(cause.__cause__ or cause.__context__, Exception) and not isinstance(cause, SyntaxError):
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]  # checked in the condition
+    if isinstance(cause, SyntaxError):
+        return f'syntax error in line {cause.lineno}: {cause.msg}: {(cause.text or "").strip()}'
+    text = ' '.join(str(error).split()) or type(error).__name__
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    where = f' (line {lines[-1]})' if lines else ''
+    return f'cannot be read: {type(error).__name__}: {text}{where}'
 
 
 def default_work_dir(name: str) -> str:

@@ -111,7 +111,7 @@ def _while_building(error: Exception, text: str) -> str | None:
 
 
 def _unknown_type(text: str) -> str:
-    """mmengine's sentence about a type that is not registered, with the nearest names that are."""
+    """The sentence of mmengine about a type that is not registered, with the nearest names that are."""
     match = re.match(r'(\S+) is not in the (\S+?)::(.+?) registry', text)
     if match is None:
         return _line(text)

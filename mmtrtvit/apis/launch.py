@@ -1,15 +1,27 @@
-"""What training and testing share: launcher, device, scope and the runner."""
+"""What training and testing share: launcher, device, and the runner with its checks."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.weights import CheckWeightsHook
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+_LAUNCHED_BY = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+_HOW = {
+    'pytorch': 'torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch',
+    'slurm': 'srun python tools/train.py CONFIG --launcher slurm',
+    'mpi': 'mpirun -np N python tools/train.py CONFIG --launcher mpi',
+}
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +32,65 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
-    """Write launcher and communication backend into the config: nccl on GPUs, gloo on CPU."""
-    import torch
+    """Write the launcher into the config and check that the processes and devices asked for are there.
 
+    Raises:
+        UserError: No such launcher at work, or a GPU that this machine does not have.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
-    if args.launcher != 'none' and not torch.cuda.is_available():
-        cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})['backend'] = 'gloo'
+    variable = _LAUNCHED_BY.get(args.launcher)
+    if variable and variable not in os.environ:
+        raise UserError(f'--launcher {args.launcher}: {variable} is not set; start it as {_HOW[args.launcher]}')
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = str(cfg.get('device', ''))
+    backend = str((args.cfg_options or {}).get('env_cfg.dist_cfg.backend', ''))
+    if not gpus and (device.startswith('cuda') or backend == 'nccl'):
+        asked = f'device={device}' if device.startswith('cuda') else f'env_cfg.dist_cfg.backend={backend}'
+        raise UserError(f'{asked}: PyTorch finds no GPU here; leave it out to run on the CPU (see nvidia-smi)')
+    if args.launcher == 'pytorch' and gpus and int(os.environ['LOCAL_RANK']) >= gpus:
+        raise UserError(f'--launcher pytorch: process {os.environ["LOCAL_RANK"]} has no GPU, there are {gpus}')
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The runner a config asks for, as OpenMMLab's own tools build it."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+def check_checkpoint(name: str) -> None:
+    """Say before anything is built that a checkpoint file is not there.
+
+    Raises:
+        UserError: No such file; URLs and other schemes are left to the loader.
+    """
+    path = Path(name).expanduser()
+    if '://' in name or path.is_file():
+        return
+    near_it = sorted(other.name for other in path.parent.glob('*.pth'))[:5]
+    hint = f'; {path.parent} has {", ".join(near_it)}' if near_it else ''
+    raise UserError(f'checkpoint not found: {name}{hint}')
+
+
+def build_runner(cfg: Config, weights: tuple[str, float] | None = None) -> Runner:
+    """The runner a config asks for, as OpenMMLab's own tools build it, with checks of data and weights.
+
+    Args:
+        cfg: The merged config.
+        weights: Checkpoint as the user wrote it, and the share of the model that must be in it.
+    """
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.build_dataloader = _checked(runner.build_dataloader)
+    if weights is not None:
+        runner.register_hook(CheckWeightsHook(*weights))
+    return runner
+
+
+def _checked(build: Any) -> Any:
+    """Refuse an empty data set, over which mmengine's infinite sampler would turn for ever."""
+
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:
+        loader = build(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+        if len(loader.dataset) == 0:
+            file = getattr(loader.dataset, 'ann_file', '') or getattr(loader.dataset, 'data_root', '')
+            raise UserError(
+                f'{file}: the data set {type(loader.dataset).__name__} is empty; is every image filtered out '
+                '(filter_cfg, indices) or are classes and folders those of another data set?'
+            )
+        return loader
+
+    return build_dataloader

@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, set_launcher
+from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, set_launcher
+from mmtrtvit.apis.preflight import check_data
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -72,7 +73,9 @@ def evaluate(argv: Sequence[str]) -> dict[str, float]:
     """Evaluate as the command line says; the metrics are logged and returned."""
     args = parse_args(argv)
     cfg = prepare(args)
-    runner = build_runner(cfg)
+    check_checkpoint(args.checkpoint)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()

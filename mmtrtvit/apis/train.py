@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, set_launcher
+from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, set_launcher
+from mmtrtvit.apis.preflight import check_data
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,7 +37,12 @@ def prepare(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options)
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    cfg.setdefault('custom_hooks', [])
+    if not any(hook.get('type') == 'ExactResumeHook' for hook in cfg.custom_hooks):
+        cfg.custom_hooks.append({'type': 'ExactResumeHook'})
     if args.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp: mixed precision of mmengine needs a GPU and PyTorch finds none; leave --amp out')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -48,8 +57,29 @@ def prepare(args: argparse.Namespace) -> Config:
 
 def train(argv: Sequence[str]) -> None:
     """Train as the command line says."""
-    cfg = prepare(parse_args(argv))
-    build_runner(cfg).train()
+    args = parse_args(argv)
+    cfg = prepare(args)
+    weights = _start(cfg)
+    check_data(cfg, ('train', 'val'))
+    build_runner(cfg, weights).train()
+
+
+def _start(cfg: Config) -> tuple[str, float] | None:
+    """The checkpoint the training begins with and the share of the model it must have.
+
+    A resumed training is that of the same model; fine-tuning may bring its own heads, but not a model of which
+    nothing fits.
+    """
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+        return cfg.load_from, 1.0 if cfg.get('resume') else 0.0
+    last = find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None
+    if last and not Path(last).exists():
+        raise UserError(
+            f'{Path(cfg.work_dir) / "last_checkpoint"} names {last}, which is not there; '
+            'give the checkpoint to go on from: --resume PATH'
+        )
+    return (last, 1.0) if last else None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,20 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose, fit, resize
+from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.launch import build_runner
 from mmtrtvit.fileio import atomic_write_bytes
 
 CELL = 400
 """Default length of an image's longer side on the picture, pixels."""
 SMALLEST_TEXT = 9
 """Of the names in the picture of detections, points."""
+
+
+class PictureError(ValueError):
+    """A picture cannot be drawn as asked; the text says why and what to do."""
 
 
 def draw_detections(
@@ -55,7 +63,7 @@ def draw_detections(
         ``path``.
 
     Raises:
-        ValueError: An argument is out of its range.
+        PictureError: An argument is out of its range.
         OSError: The picture could not be written.
     """
     visualizer = _det_visualizer()
@@ -104,7 +112,7 @@ def draw_segmentation(
         ``path``.
 
     Raises:
-        ValueError: An argument is out of its range.
+        PictureError: An argument is out of its range.
         OSError: The picture could not be written.
     """
     from mmseg.visualization import SegLocalVisualizer
@@ -144,7 +152,7 @@ def draw_results(runner: Runner, path: str | os.PathLike[str], **options: Any) -
         ``path``.
 
     Raises:
-        ValueError: The model is neither a detector of mmdet nor a segmentor of mmseg.
+        PictureError: The model is neither a detector of mmdet nor a segmentor of mmseg.
     """
     from mmdet.models import BaseDetector
     from mmseg.models import BaseSegmentor
@@ -155,11 +163,60 @@ def draw_results(runner: Runner, path: str | os.PathLike[str], **options: Any) -
     elif isinstance(model, BaseSegmentor):
         draw = draw_segmentation
     else:
-        raise ValueError(
+        raise PictureError(
             f'cannot draw what a {type(model).__name__} finds: '
             'it is neither a detector of mmdet nor a segmentor of mmseg'
         )
     return draw(model, runner.test_loop.dataloader.dataset, path, **options)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line of ``tools/visualize.py``."""
+    parser = argparse.ArgumentParser(prog='visualize.py', description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one, the ground truth alone is drawn')
+    parser.add_argument('--out', help='the .png to write; default work_dirs/<config name>/visualize.png')
+    parser.add_argument('--count', type=int, default=8, help='images, taken evenly from the test set (%(default)s)')
+    parser.add_argument('--indices', type=int, nargs='+', metavar='N', help='these images of the test set instead')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='least score of a detection (%(default)s)')
+    parser.add_argument('--cell', type=int, default=CELL, help='longer side of an image, pixels (%(default)s)')
+    parser.add_argument('--across', type=int, default=2, help='pairs of images in a row (%(default)s)')
+    return parser.parse_args(argv)
+
+
+def visualize(argv: Sequence[str]) -> Path:
+    """Draw as the command line says; return the picture's path, which is printed too.
+
+    Raises:
+        UserError: An argument is out of its range, or the checkpoint does not exist.
+    """
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.work_dir = default_work_dir(args.config)
+    out = args.out or str(Path(cfg.work_dir) / 'visualize.png')
+    if args.checkpoint and '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise UserError(f'checkpoint not found: no file {Path(args.checkpoint).absolute()}')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    options = {name: getattr(args, name) for name in ('count', 'indices', 'cell', 'across')}
+    if cfg.get('default_scope') != 'mmseg':
+        options['score_thr'] = args.score_thr
+    try:
+        runner = build_runner(cfg)
+        if args.checkpoint:
+            runner.load_or_resume()
+            path = draw_results(runner, out, **options)
+        else:
+            draw = draw_segmentation if cfg.get('default_scope') == 'mmseg' else draw_detections
+            path = draw(None, runner.test_loop.dataloader.dataset, out, **options)
+    except PictureError as error:
+        raise UserError(str(error)) from error
+    print(path)
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
+    run_tool(visualize, argv)
 
 
 def _draw(
@@ -175,16 +232,16 @@ def _draw(
 ) -> Path:
     """Check the arguments before the model runs; then draw, compose and write."""
     if Path(path).suffix.lower() != '.png':
-        raise ValueError(f'{os.fspath(path)}: the picture is a PNG, give it a name that ends in .png')
+        raise PictureError(f'{os.fspath(path)}: the picture is a PNG, give it a name that ends in .png')
     for name, value, low in (('count', count, 1), ('cell', cell, 64), ('across', across, 1)):
         if value < low:
-            raise ValueError(f'{name}={value} is less than {low}')
+            raise PictureError(f'{name}={value} is less than {low}')
     chosen = choose(len(dataset), count) if indices is None else list(indices)
     if not chosen:
-        raise ValueError('there is no image to draw: the data set or the list of indices is empty')
+        raise PictureError('there is no image to draw: the data set or the list of indices is empty')
     for index in chosen:
         if not 0 <= index < len(dataset):
-            raise ValueError(f'index {index}: the data set has the images 0 to {len(dataset) - 1}')
+            raise PictureError(f'index {index}: the data set has the images 0 to {len(dataset) - 1}')
     with _as_in_testing(model):
         groups = [group(index) for index in chosen]
     sheet = compose(headings[: len(groups[0].panels)], groups, cell, across)

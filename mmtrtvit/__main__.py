@@ -1,0 +1,31 @@
+"""``python -m mmtrtvit train CONFIG``: the tools where there is no checkout, only the installed package."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+_TOOLS = {
+    'train': ('train', 'train a model'),
+    'test': ('test', 'evaluate a checkpoint'),
+    'get_flops': ('flops', 'count parameters and multiply-adds'),
+    'print_config': ('print_config', 'print a config with all it inherits'),
+}
+
+
+def main() -> None:
+    """Hand the command line over to the tool that its first word names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in _TOOLS:
+        wanted = sys.argv[1] if len(sys.argv) > 1 else ''
+        tools = '\n'.join(f'  {name:14}{purpose}' for name, (_, purpose) in _TOOLS.items())
+        usage = f'usage: python -m mmtrtvit TOOL ...   (TOOL --help for its arguments)\n{tools}'
+        if wanted in ('-h', '--help'):
+            print(usage)
+            return
+        print(f'{usage}\nerror: no tool {wanted!r}' if wanted else usage, file=sys.stderr)
+        raise SystemExit(2)
+    importlib.import_module(f'mmtrtvit.apis.{_TOOLS[sys.argv[1]][0]}').main(sys.argv[2:])
+
+
+if __name__ == '__main__':
+    main()

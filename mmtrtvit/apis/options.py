@@ -1,0 +1,111 @@
+"""``--cfg-options`` that would silently add a key nobody reads are refused."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mmengine import registry as root
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmtrtvit.apis.errors import UserError, near
+
+#: What mmengine and its children look up at the top of a config besides the arguments of ``Runner``.
+_TOP_LEVEL = {
+    'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports', 'default_scope', 'device',
+    'efficient_conv_bn_eval', 'find_unused_parameters', 'gpu_ids', 'model_wrapper_cfg', 'param_scheduler',
+    'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
+}  # fmt: skip
+#: Registries of things that a config of a training holds.
+_REGISTRIES = [
+    value for value in vars(root).values() if isinstance(value, root.Registry) and value.name != 'inferencer'
+]
+_RESERVED = {'type', '_delete_', '_scope_'}
+_DATALOADER = {'num_batch_per_epoch', 'disable_subprocess_warning'}
+
+
+def check_options(cfg: Config, options: dict[str, Any], name: str) -> None:
+    """Refuse options whose key is neither in the config nor an argument of what it is given to.
+
+    Args:
+        cfg: The config as the file gives it, before the options are merged.
+        options: Dotted keys and their values.
+        name: How the user calls the config.
+
+    Raises:
+        UserError: An unknown key; names it, where it is, and the nearest known ones.
+    """
+    merged = cfg.copy()
+    merged.merge_from_dict(options)
+    for option in options:
+        parts = option.split('.')
+        before: Any = cfg
+        after: Any = merged
+        for depth, part in enumerate(parts):
+            if isinstance(after, (list, tuple)):
+                before = before[int(part)] if isinstance(before, (list, tuple)) and int(part) < len(before) else None
+                after = after[int(part)]
+                continue
+            if before is not None and part not in before:
+                _check_new(after, part, parts[:depth], name, str(cfg.get('default_scope', 'mmengine')))
+            before = before.get(part) if before is not None else None
+            after = after[part]
+            if not isinstance(before, (dict, list, tuple)):
+                before = None
+
+
+def _check_new(owner: Any, key: str, path: list[str], name: str, scope: str) -> None:
+    """Refuse ``key``, new in ``owner`` at ``path``, unless something reads it."""
+    known, closed = _readers(owner, path, scope)
+    if key in known:
+        return
+    others = (known | set(owner)) - {key}
+    hint = near(key, others, cutoff=0.6 if closed else 0.8)
+    if closed or hint:
+        where = '.'.join(path) or 'the top level'
+        of = f" (type='{owner['type']}')" if path and 'type' in owner else ''
+        raise UserError(f'--cfg-options {".".join([*path, key])}: {name} has no {key} in {where}{of}{hint}')
+
+
+def _readers(owner: Any, path: list[str], scope: str) -> tuple[set[str], bool]:
+    """The keys that a dict of the config may have, and whether that list is complete."""
+    if not path:
+        return _parameters(Runner)[0] | _TOP_LEVEL, False
+    kind = owner.get('type')
+    if kind is None:
+        if path[-1].endswith('dataloader'):
+            return _parameters(DataLoader)[0] | _DATALOADER, False
+        return set(), False
+    cls = _find(kind, scope) if isinstance(kind, str) else kind
+    if cls is None:
+        return set(), False
+    known, closed = _parameters(cls)
+    return known | _RESERVED, closed
+
+
+def _parameters(cls: Any) -> tuple[set[str], bool]:
+    """Names of the arguments of a class, those it hands to its bases included, and whether these are all."""
+    names: set[str] = set()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+        if inspect.isclass(base) and '__init__' not in vars(base):
+            continue
+        try:
+            parameters = inspect.signature(base).parameters.values()
+        except (TypeError, ValueError):  # written in C
+            return names, False
+        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names, base is not object
+    return names, False
+
+
+def _find(kind: str, scope: str) -> Any:
+    """The class that a ``type`` means in this scope, whatever registry it is in."""
+    for registry in _REGISTRIES:
+        with registry.switch_scope_and_registry(scope) as child:
+            found = child.get(kind)
+            if found is not None:
+                return found
+    return None
