@@ -18,7 +18,8 @@ from torch import nn
 
 from mmtrtvit.apis import contact_sheet, visualize
 from mmtrtvit.apis.contact_sheet import Group, Panel, compose, fit
-from mmtrtvit.apis.visualize import choose, draw_detections, draw_results, draw_segmentation
+from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.visualize import PictureError, choose, draw_detections, draw_results, draw_segmentation
 from mmtrtvit.datasets import METAINFO, Parameters, generate
 from tests.tiny import make_detector
 
@@ -248,9 +249,9 @@ def test_segmentation(ade, tmp_path, groups):
 )
 def test_bad_arguments(coco, tmp_path, options, text):
     model = KnowsTheTruth(coco)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(PictureError, match=text):
         draw_detections(model, coco, tmp_path / 'a.png', **options)
-    with pytest.raises(ValueError, match=r'a\.jpg: .*ends in \.png'):
+    with pytest.raises(PictureError, match=r'a\.jpg: .*ends in \.png'):
         draw_detections(model, coco, tmp_path / 'a.jpg')
     assert model.calls == 0
     assert list(tmp_path.iterdir()) == []
@@ -288,14 +289,29 @@ def test_sheet_wraps_legends_and_cuts_long_captions():
     assert ink[:36].sum() == 0
 
 
-def test_results_of_a_runner(tmp_path):
-    """A real detector of mmdet, from the config to the picture."""
-    cfg = Config.fromfile(make_detector(tmp_path / 'set', images=3))
+def test_command_line(tmp_path, capsys, monkeypatch):
+    """A real detector of mmdet, from config and checkpoint to the picture."""
+    monkeypatch.chdir(tmp_path)
+    config = make_detector(tmp_path / 'set', images=3)
+    width = 36 + 2 * (2 * CELL + 8 + 36)
+    cfg = Config.fromfile(config)
     cfg.work_dir = str(tmp_path / 'work')
-    cfg.test_dataloader.dataset.test_mode = True
     runner = Runner.from_cfg(cfg)
-    path = draw_results(runner, tmp_path / 'a.png', cell=CELL, score_thr=0.0)
-    assert cv2.imread(str(path)).shape[1] == 36 + 2 * (2 * CELL + 8 + 36)
+    torch.save({'state_dict': runner.model.state_dict()}, 'weights.pth')
+    drawn = draw_results(runner, tmp_path / 'a.png', cell=CELL, score_thr=0.0)
+    assert cv2.imread(str(drawn)).shape[1] == width
+
+    options = ['--cell', str(CELL), '--score-thr', '0']
+    path = visualize.visualize([str(config), 'weights.pth', *options])
+    assert path == Path('work_dirs/detector/visualize.png')
+    assert capsys.readouterr().out.endswith('\nwork_dirs/detector/visualize.png\n')
+    assert path.read_bytes() == drawn.read_bytes()
+    path = visualize.visualize([str(config), '--out', 'truth.png', *options])
+    assert cv2.imread(str(path)).shape[1] == 36 + 2 * (CELL + 36)
+    with pytest.raises(UserError, match=rf'checkpoint not found: no file {tmp_path}/no\.pth'):
+        visualize.visualize([str(config), 'no.pth'])
+    with pytest.raises(UserError, match='index 7: the data set has the images 0 to 2'):
+        visualize.visualize([str(config), '--indices', '7'])
 
 
 def test_results_of_a_segmentor(ade, tmp_path):
@@ -325,5 +341,5 @@ def test_results_of_a_segmentor(ade, tmp_path):
     path = draw_results(FakeRunner, tmp_path / 'a.png', count=2, cell=CELL)
     assert cv2.imread(str(path)).shape[1] == 36 + 2 * (2 * CELL + 8 + 36)
     FakeRunner.model = nn.Linear(1, 1)
-    with pytest.raises(ValueError, match='cannot draw what a Linear finds'):
+    with pytest.raises(PictureError, match='cannot draw what a Linear finds'):
         draw_results(FakeRunner, tmp_path / 'b.png')
