@@ -1,0 +1,3 @@
+# The demo's data and budget with another backbone, from random weights as well.
+_base_ = ['./mask_rcnn_trtvit_shapes.py', '../_base_/backbones/resnet-50.py']
+model = dict(backbone=dict(_base_.peer, init_cfg=None), neck=dict(in_channels=_base_.peer_channels))
