@@ -55,7 +55,7 @@ _JPEG = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )
-_BYTES_PER_PIXEL = 1.0  # generously; see _check_space
+_BYTES_PER_PIXEL = 1.3  # measured 0.64 with hard links, nearly twice that without
 
 
 Scene = tuple[dict[str, Any], list[dict[str, Any]]]  # an entry of COCO's images, and its entries of annotations
