@@ -180,6 +180,7 @@ class TRTViT(BaseModule):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'TRTViT: drop_path_rate={drop_path_rate} is not in [0, 1)')
         self.frozen_stages = frozen_stages
+        self.in_channels = in_channels
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.zero_init_residual = zero_init_residual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,20 @@ def assert_equal_outputs(backbone: TRTViT, fused: TRTViT, x: torch.Tensor) -> No
             assert relative_error(got, expected) < 1e-5
 
 
-@pytest.mark.parametrize('arch', list(ARCHS))
-def test_the_family(arch: str) -> None:
+@pytest.mark.parametrize(
+    ('arch', 'size'), [('a', (31, 31)), ('a', (112, 137)), ('b', (112, 137)), ('c', (31, 31)), ('d', (65, 96))]
+)
+def test_the_family(arch: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone = TRTViT(arch, out_indices=ALL_STAGES).eval()
     randomize(backbone)
-    assert_equal_outputs(backbone, backbone.fuse(), torch.randn(1, 3, 65, 96))
+    fused, x = backbone.fuse(), torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected, got = backbone(x), fused(x)
+    for index, stride in enumerate((4, 8, 16, 32)):
+        shape = (1, ARCHS[arch]['channels'][index], *(math.ceil(side / stride) for side in size))
+        assert got[index].shape == shape
+        assert relative_error(got[index], expected[index]) < 1e-5
 
 
 @pytest.mark.parametrize('device', DEVICES)
