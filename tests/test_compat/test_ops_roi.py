@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from mmtrtvit.compat.mmcv_ext import roi_align_max, roi_pool
+from mmtrtvit.compat.mmcv_ext import roi_align_plain, roi_pool
 from tests.test_compat.ops_common import DEVICES
 
 BINS, SCALE = (3, 2), 0.25
@@ -224,7 +224,7 @@ def test_roi_pool_of_equal_pixels_takes_the_first() -> None:
     torch.testing.assert_close(features.grad[0, 0], expected)
 
 
-@pytest.mark.parametrize('module', [roi_align_max, roi_pool])
+@pytest.mark.parametrize('module', [roi_align_plain, roi_pool])
 def test_chunks_change_nothing(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
     features, rois = case()
 
@@ -238,6 +238,19 @@ def test_chunks_change_nothing(module: object, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, '_CHUNK', 1)
     for expected, actual in zip(whole, run(), strict=True):
         assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize('aligned', [False, True])
+@pytest.mark.parametrize('sampling_ratio', [0, 2])
+def test_plain_gradient_of_the_mean_is_torchvisions(aligned: bool, sampling_ratio: int) -> None:
+    """What replaces torchvision's backward kernel where CUDA has to be deterministic."""
+    features, rois = case(torch.float64)
+    features.requires_grad_()
+    output = torchvision.ops.roi_align(features, rois, BINS, SCALE, sampling_ratio, aligned)
+    upstream = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, features, upstream)
+    actual = roi_align_plain.avg_backward(upstream, rois, features.shape, SCALE, sampling_ratio, aligned)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

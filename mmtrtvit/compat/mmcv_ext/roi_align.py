@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torchvision
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
-from mmtrtvit.compat.mmcv_ext import roi_align_max
+from mmtrtvit.compat.mmcv_ext import roi_align_plain
 from mmtrtvit.compat.mmcv_ext.common import as_float32, compute_dtype
 
 #: mmcv's numbers of the two pool modes.
@@ -51,9 +51,9 @@ def roi_align_forward(
     features, boxes, scale = input.to(dtype).contiguous(), rois.to(dtype).contiguous(), as_float32(spatial_scale)
     bins = (aligned_height, aligned_width)
     if pool_mode == AVG:
-        output.copy_(torchvision.ops.roi_align(features, boxes, bins, scale, sampling_ratio, aligned))
+        output.copy_(torch.ops.torchvision.roi_align(features, boxes, scale, *bins, sampling_ratio, aligned))
     else:
-        best = roi_align_max.forward(features, boxes, bins, scale, sampling_ratio, aligned)
+        best = roi_align_plain.max_forward(features, boxes, bins, scale, sampling_ratio, aligned)
         for buffer, result in zip((output, argmax_y, argmax_x), best, strict=True):
             buffer.copy_(result)
 
@@ -78,31 +78,17 @@ def roi_align_backward(
     bins = (aligned_height, aligned_width)
     if pool_mode == MAX:
         shape = grad_input.shape
-        grad_input.add_(roi_align_max.backward(grad, boxes, argmax_y.to(dtype), argmax_x.to(dtype), shape))
+        grad_input.add_(roi_align_plain.max_backward(grad, boxes, argmax_y.to(dtype), argmax_x.to(dtype), shape))
     elif grad.is_cuda and torch.are_deterministic_algorithms_enabled():
-        grad_input.add_(_deterministic_backward(grad, boxes, grad_input.shape, bins, scale, sampling_ratio, aligned))
+        # torchvision's kernel adds in any order, and so refuses
+        shape = grad_input.shape
+        grad_input.add_(roi_align_plain.avg_backward(grad, boxes, shape, scale, sampling_ratio, aligned))
     else:
         grad_input.add_(
             torch.ops.torchvision._roi_align_backward(
                 grad, boxes, scale, *bins, *grad_input.shape, sampling_ratio, aligned
             )
         )
-
-
-def _deterministic_backward(
-    grad: Tensor,
-    rois: Tensor,
-    shape: torch.Size,
-    bins: tuple[int, int],
-    scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """By torchvision's tensor code: its CUDA kernel adds in any order and so refuses to run deterministically."""
-    with torch.enable_grad():
-        features = grad.new_zeros(shape, requires_grad=True)
-        pooled = torchvision.ops.roi_align(features, rois, bins, scale, sampling_ratio, aligned)
-        return torch.autograd.grad(pooled, features, grad)[0]
 
 
 def _check_rois(rois: Tensor, batch_size: int, aligned: bool) -> None:

@@ -1,4 +1,4 @@
-"""RoIAlign that takes the best bilinear sample of each bin instead of their mean."""
+"""RoIAlign in plain PyTorch: what torchvision's kernels lack, ``max`` and a deterministic gradient of ``avg``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 _CHUNK = 1 << 24
 
 
-def forward(
+def max_forward(
     features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Best sample of each bin and where it lies.
@@ -38,8 +38,7 @@ def forward(
     for grid, members in _by_grid(size, bins, sampling_ratio):
         if grid[0] * grid[1] == 0:
             continue
-        step = max(1, _CHUNK // (bins[0] * bins[1] * grid[0] * grid[1] * max(1, channels)))
-        for chunk in members.split(step):
+        for chunk in _chunks(members, bins, grid, channels):
             y = _positions(start[chunk, 1], size[chunk, 1], bins[0], grid[0])
             x = _positions(start[chunk, 0], size[chunk, 0], bins[1], grid[1])
             samples, y, x = _sample(flat, rois[chunk, 0].long(), y, x, (features.size(2), features.size(3)))
@@ -54,14 +53,14 @@ def forward(
     return value, row, column
 
 
-def backward(grad: Tensor, rois: Tensor, row: Tensor, column: Tensor, shape: torch.Size) -> Tensor:
+def max_backward(grad: Tensor, rois: Tensor, row: Tensor, column: Tensor, shape: torch.Size) -> Tensor:
     """Gradient of the feature map: each bin's goes to the four pixels around its best sample.
 
     Args:
         grad: ``(K, C, bins, bins)``.
         rois: ``(K, 5)``.
-        row: From :func:`forward`. mmcv takes -1 for "no sample", even where a sample lies exactly there.
-        column: From :func:`forward`.
+        row: From :func:`max_forward`. mmcv takes -1 for "no sample", even where a sample lies exactly there.
+        column: From :func:`max_forward`.
         shape: ``(B, C, H, W)``.
     """
     height, width = shape[2:]
@@ -75,6 +74,35 @@ def backward(grad: Tensor, rois: Tensor, row: Tensor, column: Tensor, shape: tor
         for x, x_weight in ((x_low, 1 - x_part), (x_high, x_part)):
             result.index_add_(0, (plane + y * width + x).flatten(), (grad * (y_weight * x_weight)).flatten())
     return result.view(shape)
+
+
+def avg_backward(
+    grad: Tensor, rois: Tensor, shape: torch.Size, scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Gradient of the feature map for ``avg``: each bin's, shared among the pixels around all of its samples.
+
+    Args:
+        grad: ``(K, C, *bins)``.
+        rois: ``(K, 5)``.
+        shape: ``(B, C, H, W)``.
+        scale: Feature pixels in an image pixel.
+        sampling_ratio: As in :func:`max_forward`.
+        aligned: As in mmcv.
+    """
+    bins = (grad.size(2), grad.size(3))
+    images, channels, height, width = shape
+    start, size = _geometry(rois, scale, aligned)
+    result = grad.new_zeros((images * height * width, channels))
+    for grid, members in _by_grid(size, bins, sampling_ratio):
+        if grid[0] * grid[1] == 0:
+            continue
+        for chunk in _chunks(members, bins, grid, channels):
+            share = grad[chunk].permute(0, 2, 3, 1)[:, :, :, None, None] / (grid[0] * grid[1])
+            y = _positions(start[chunk, 1], size[chunk, 1], bins[0], grid[0])
+            x = _positions(start[chunk, 0], size[chunk, 0], bins[1], grid[1])
+            for pixel, weight in _corners(rois[chunk, 0].long(), y, x, (height, width)):
+                result.index_add_(0, pixel.flatten(), (share * weight[..., None]).flatten(0, 4))
+    return result.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _geometry(rois: Tensor, scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
@@ -95,6 +123,11 @@ def _by_grid(size: Tensor, bins: tuple[int, int], sampling_ratio: int) -> Iterat
         yield (rows, columns), (member == number).nonzero()[:, 0]
 
 
+def _chunks(members: Tensor, bins: tuple[int, int], grid: tuple[int, int], channels: int) -> tuple[Tensor, ...]:
+    """RoIs to look at together."""
+    return members.split(max(1, _CHUNK // (bins[0] * bins[1] * grid[0] * grid[1] * max(1, channels))))
+
+
 def _positions(start: Tensor, size: Tensor, bins: int, samples: int) -> Tensor:
     """Sampled coordinates ``(k, bins, samples)`` along one axis, in mmcv's order of operations."""
     bin_size = (size / bins)[:, None, None]
@@ -113,26 +146,39 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
     return low, torch.where(at_edge, low, low + 1), torch.where(at_edge, 0, position - low), inside
 
 
+def _corners(image: Tensor, y: Tensor, x: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The four pixels around each sample of the grid y x and their weights, ``(k, rows, columns, down, across)``.
+
+    Args:
+        image: ``(k,)`` numbers in the batch.
+        y: ``(k, rows, down)``, the samples of each row of bins.
+        x: ``(k, columns, across)``.
+        size: H, W.
+
+    Yields:
+        Numbers of pixels of the whole batch, and weights, 0 where the map does not reach.
+    """
+    y_low, y_high, y_part, y_inside = (part[:, :, None, :, None] for part in _neighbours(y, size[0]))
+    x_low, x_high, x_part, x_inside = (part[:, None, :, None, :] for part in _neighbours(x, size[1]))
+    base = image[:, None, None, None, None] * (size[0] * size[1])
+    for row, row_weight in ((y_low, 1 - y_part), (y_high, y_part)):
+        for column, column_weight in ((x_low, 1 - x_part), (x_high, x_part)):
+            yield base + row * size[1] + column, row_weight * column_weight * (y_inside & x_inside)
+
+
 def _sample(flat: Tensor, image: Tensor, y: Tensor, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Bilinear samples ``(k, rows, columns, samples, C)`` of the grid y x, and each sample's coordinates.
 
     Args:
         flat: Pixels ``(B * H * W, C)``.
-        image: ``(k,)`` numbers in the batch.
-        y: ``(k, rows, samples of a row)``.
-        x: ``(k, columns, samples of a column)``.
+        image: As in :func:`_corners`, as are y, x and size.
+        y: Rows.
+        x: Columns.
         size: H, W.
     """
-    (count, rows, down), (_, columns, across) = y.shape, x.shape
-    shape = (count, rows, columns, down, across)
-    y_low, y_high, y_part, y_inside = (part[:, :, None, :, None] for part in _neighbours(y, size[0]))
-    x_low, x_high, x_part, x_inside = (part[:, None, :, None, :] for part in _neighbours(x, size[1]))
-    base = image[:, None, None, None, None] * (size[0] * size[1])
     samples = flat.new_zeros(())
-    for y_index, y_weight in ((y_low, 1 - y_part), (y_high, y_part)):
-        for x_index, x_weight in ((x_low, 1 - x_part), (x_high, x_part)):
-            weight = (y_weight * x_weight * (y_inside & x_inside))[..., None]
-            samples = samples + weight * flat[base + y_index * size[1] + x_index]
-    merged = (count, rows, columns, down * across)
+    for pixel, weight in _corners(image, y, x, size):
+        samples = samples + weight[..., None] * flat[pixel]
+    shape = samples.shape[:-1]  # (k, rows, columns, down, across)
     y, x = y[:, :, None, :, None].expand(shape), x[:, None, :, None, :].expand(shape)
-    return samples.reshape(*merged, -1), y.reshape(merged), x.reshape(merged)
+    return samples.flatten(3, 4), y.flatten(3), x.flatten(3)
