@@ -11,6 +11,7 @@ the same way, is the control that this is how they counted: its published Mask R
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mmdet.models  # noqa: F401  registers the detectors
@@ -32,6 +33,8 @@ from mmtrtvit.models.summary import count
 # Our own sketch of the family: parameters in millions, GFLOPs at 224 x 224.
 FAMILY = {'a': (19.4, 2.9), 'b': (35.6, 4.1), 'c': (66.0, 5.9), 'd': (103.2, 9.6)}
 
+DOCUMENT = (Path(__file__).parents[2] / 'docs' / 'model.md').read_text(encoding='utf-8')
+
 TRTVIT_C = dict(type='TRTViT', arch='c', out_indices=(0, 1, 2, 3))
 RESNET101 = dict(type='ResNet', depth=101, norm_cfg=dict(type='BN'))
 
@@ -41,6 +44,7 @@ def test_the_family(arch: str) -> None:
     params, gflops = count(arch)
     print(f'\nTRT-ViT-{arch.upper()}: {params:.2f} M, {gflops:.2f} GFLOPs')
     assert (params, gflops) == pytest.approx(FAMILY[arch], rel=0.02)
+    assert f'| {params:.2f} | {gflops:.2f} |' in DOCUMENT
 
 
 def test_count_agrees_with_torch_on_convolutions_and_linear_layers() -> None:
@@ -107,6 +111,7 @@ def test_mask_rcnn_at_800x1280(name: str, backbone: dict, channels: list[int], p
     measured = totals(model, 800, 1280)
     print(f'\nMask R-CNN {name}: {measured[0]:.2f} M, {measured[1]:.1f} GFLOPs; published {published}')
     assert measured == pytest.approx(published, rel=0.005 if name == 'ResNet-101' else 0.02)
+    assert f'| {measured[0]:.2f} / {published[0]} | {measured[1]:.1f} / {published[1]} |' in DOCUMENT
 
 
 def test_semantic_fpn_at_512x2048() -> None:
@@ -114,3 +119,4 @@ def test_semantic_fpn_at_512x2048() -> None:
     measured = totals(model, 512, 2048)
     print(f'\nSemantic FPN TRT-ViT-C: {measured[0]:.2f} M, {measured[1]:.1f} GFLOPs; published (70.6, 213)')
     assert measured == pytest.approx((70.6, 213), rel=0.02)
+    assert f'| {measured[0]:.2f} / 70.6 | {measured[1]:.1f} / 213 |' in DOCUMENT
