@@ -2,7 +2,19 @@
 # Against configs/trtvit/mask_rcnn_trtvit-a.py: small images, light heads, no frozen layers, its own schedule.
 _base_ = '../trtvit/mask_rcnn_trtvit-a.py'
 data_root = 'data/shapes/'
-metainfo = dict(classes=('circle', 'triangle', 'square', 'star', 'ring', 'cross', 'crescent', 'arrow'))
+metainfo = dict(
+    classes=('circle', 'triangle', 'square', 'star', 'ring', 'cross', 'crescent', 'arrow'),
+    palette=[
+        (220, 20, 60),
+        (255, 158, 0),
+        (250, 235, 40),
+        (60, 180, 75),
+        (0, 190, 200),
+        (40, 90, 255),
+        (145, 60, 220),
+        (240, 60, 200),
+    ],
+)
 num_classes = 8
 image_size = (192, 192)
 

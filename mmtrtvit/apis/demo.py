@@ -76,7 +76,7 @@ def make_images(config: Config, args: argparse.Namespace) -> Path:
     """Generate the data set where the config reads it."""
     root = Path(config.data_root)
     try:
-        generate(root, Parameters(train=args.train_images, val=args.val_images))
+        generate(root, Parameters(train=args.train_images, val=args.val_images), overwrite=True)
     except DatasetError as error:
         raise UserError(str(error)) from error
     return root
