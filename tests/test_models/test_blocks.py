@@ -105,7 +105,7 @@ def reference(kind: str, block: nn.Module, x: torch.Tensor, stride: int, options
     return out
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(
     kind=st.sampled_from(KINDS),
     in_channels=st.sampled_from([8, 32, 64]),

@@ -33,8 +33,8 @@ def test_shapes_of_the_family(arch: str, size: tuple[int, int]) -> None:
     assert [tuple(x.shape) for x in outputs] == expected
 
 
-@settings(deadline=None, max_examples=25)
-@given(kind=st.sampled_from(KINDS), stem=st.sampled_from(['deep', 'plain']), size=st.tuples(*[st.integers(1, 140)] * 2))
+@settings(deadline=None, max_examples=20)
+@given(kind=st.sampled_from(KINDS), stem=st.sampled_from(['deep', 'plain']), size=st.tuples(*[st.integers(1, 100)] * 2))
 def test_any_size_runs(kind: str, stem: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone = TRTViT({**tiny_arch(kind, kind), 'stem': stem}, head_dim=16, out_indices=ALL_STAGES).eval()
@@ -229,11 +229,11 @@ def test_initial_weights() -> None:
 def test_initial_signal_keeps_its_size() -> None:
     """From the stem to stage 4, random weights neither blow a normal image up nor put it out."""
     torch.manual_seed(0)
-    for arch in ('a', 'd'):
+    for arch in ('a', 'c'):
         backbone = TRTViT(arch, out_indices=ALL_STAGES)
         backbone.init_weights()
         with torch.no_grad():
-            deviations = [float(x.std()) for x in backbone.train()(torch.randn(2, 3, 96, 96))]
+            deviations = [float(x.std()) for x in backbone.train()(torch.randn(2, 3, 64, 64))]
         assert all(0.1 < deviation < 10 for deviation in deviations), deviations
 
 
