@@ -92,6 +92,8 @@ def parse_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage_kinds(index: int, kinds: str | Sequence[str], depth: int) -> tuple[str, ...]:
+    if not isinstance(kinds, (str, list, tuple)):
+        raise ValueError(f"TRTViT: arch['blocks'][{index}]={kinds!r} is neither a kind nor a list of kinds")
     kinds = (kinds,) * depth if isinstance(kinds, str) else tuple(kinds)
     for kind in kinds:
         if kind not in BLOCK_KINDS:
@@ -192,19 +194,22 @@ class TRTViT(BaseModule):
 
         self.stem = make_stem(self.arch['stem'], in_channels, self.arch['stem_channels'], norm_cfg)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self._add_stages(drop_path_rate, options)
+        self._freeze()
+        if deploy:
+            self.switch_to_deploy()
+
+    def _add_stages(self, drop_path_rate: float, options: BlockOptions) -> None:
         depth = sum(self.arch['depths'])
         rates = iter([drop_path_rate * index / max(depth - 1, 1) for index in range(depth)])
         width = self.arch['stem_channels']
         for index, (channels, kinds) in enumerate(zip(self.arch['channels'], self.arch['blocks'], strict=True)):
             blocks = []
             for position, kind in enumerate(kinds):
-                stride = 2 if index > 0 and position == 0 else 1
+                stride = 2 if index > 0 and position == 0 else 1  # the stem has left a stride of 4
                 blocks.append(BLOCK_KINDS[kind](width, channels, stride, next(rates), options))
                 width = channels
             self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
-        self._freeze()
-        if deploy:
-            self.switch_to_deploy()
 
     @property
     def stages(self) -> list[nn.Sequential]:

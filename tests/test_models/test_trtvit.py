@@ -255,6 +255,7 @@ def test_initial_signal_keeps_its_size() -> None:
             dict(arch=tiny_arch('MixBlockD')),
             r"arch\['blocks'\]\[3\]: 'MixBlockD' is not one of BottleNeck, Transformer",
         ),
+        (dict(arch=tiny_arch(2)), r"arch\['blocks'\]\[3\]=2 is neither a kind nor a list of kinds"),
         (dict(arch=tiny_arch(['MixBlockC'])), r"arch\['blocks'\]\[3\] names 1 blocks, arch\['depths'\]\[3\] is 2"),
         (dict(arch='a', out_indices=(0, 4)), r'out_indices=\(0, 4\) is not one or some of the stages 0 to 3'),
         (dict(arch='a', out_indices=()), r'out_indices=\(\) is not one or some'),
