@@ -170,6 +170,56 @@ def test_soft_nms(method: str, offset: int, least: float) -> None:
         np.testing.assert_allclose(dets[:, 4], values, rtol=1e-5)
 
 
+def soft_in_place(
+    boxes: np.ndarray, scores: np.ndarray, threshold: float, least: float, method: str, offset: int
+) -> tuple[list[int], list[float]]:
+    """Soft-NMS with mmcv's moves: the best is swapped to the front, the last row fills the place of a dropped one."""
+    now, order = scores.astype(F32).copy(), list(range(len(boxes)))
+    done = 0
+    while done < len(order):
+        best = max(range(done, len(order)), key=lambda k: now[order[k]])  # max() takes the first
+        order[done], order[best] = order[best], order[done]
+        place = done + 1
+        while place < len(order):
+            iou = overlap(boxes[order[done]], boxes[order[place]], offset)
+            if iou >= F32(threshold):
+                now[order[place]] *= F32(0) if method == 'naive' else F32(1) - iou
+            if now[order[place]] < F32(least):
+                order[place] = order[-1]
+                order.pop()
+            else:
+                place += 1
+        done += 1
+    return order, now[order].tolist()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    case=detections(),
+    threshold=st.sampled_from([0.25, 0.3, 0.5]),
+    least=st.sampled_from([0.0, 0.2, 0.5]),
+    method=st.sampled_from(['naive', 'linear']),
+    offset=st.sampled_from([0, 1]),
+)
+def test_soft_nms_breaks_ties_as_mmcv(
+    case: tuple[np.ndarray, np.ndarray], threshold: float, least: float, method: str, offset: int
+) -> None:
+    """Equal scores come out in the order that the moves leave, and an overlap equal to the threshold counts."""
+    boxes, scores = case
+    kept, values = soft_in_place(boxes, scores, threshold, least, method, offset)
+    dets, inds = mmcv.ops.soft_nms(boxes, scores, threshold, 0.5, least, method, offset)
+    assert inds.tolist() == kept
+    assert dets[:, 4].tolist() == values
+
+
+@pytest.mark.parametrize(('method', 'score'), [('naive', 0.0), ('linear', 0.25)])
+def test_soft_nms_at_the_threshold(method: str, score: float) -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2]])
+    dets, kept = mmcv.ops.soft_nms(boxes, torch.tensor([0.75, 0.5]), 0.5, min_score=0.0, method=method)
+    assert kept.tolist() == [0, 1]
+    assert dets[1, 4] == score
+
+
 @pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
 def test_soft_nms_of_boxes_without_area(method: str) -> None:
     """mmcv's own example: equal scores come out in an order that its swaps decide, and no score is NaN."""
