@@ -52,6 +52,13 @@ def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
         raise UserError(f'--launcher pytorch: process {os.environ["LOCAL_RANK"]} has no GPU, there are {gpus}')
 
 
+def leave_together() -> None:
+    """End the exchange between processes; one that exits while others still talk to it makes gloo abort them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def check_checkpoint(name: str) -> None:
     """Say before anything is built that a checkpoint file is not there.
 

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, set_launcher
+from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
 
 
@@ -79,6 +79,7 @@ def evaluate(argv: Sequence[str]) -> dict[str, float]:
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()
+    leave_together()
     return metrics
 
 

@@ -12,7 +12,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, set_launcher
+from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
 
 
@@ -38,6 +38,8 @@ def prepare(args: argparse.Namespace) -> Config:
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.setdefault('custom_hooks', [])
+    if not isinstance(cfg.custom_hooks, list) or not all(isinstance(hook, dict) for hook in cfg.custom_hooks):
+        raise UserError(f'custom_hooks must be a list of dict(type=...), not {cfg.custom_hooks!r}')
     if not any(hook.get('type') == 'ExactResumeHook' for hook in cfg.custom_hooks):
         cfg.custom_hooks.append({'type': 'ExactResumeHook'})
     if args.amp:
@@ -62,6 +64,7 @@ def train(argv: Sequence[str]) -> None:
     weights = _start(cfg)
     check_data(cfg, ('train', 'val'))
     build_runner(cfg, weights).train()
+    leave_together()
 
 
 def _start(cfg: Config) -> tuple[str, float] | None:

@@ -1,0 +1,147 @@
+"""Training and evaluating in this process: what the config becomes, and resuming a real detector bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmtrtvit.apis import test as test_api
+from mmtrtvit.apis import train as train_api
+from mmtrtvit.apis.errors import UserError
+from tests.tiny import make_detector
+
+
+@HOOKS.register_module()
+class WatchHook(Hook):
+    """Notes the losses of every iteration; ends the training as Ctrl-C does, before iteration ``stop``."""
+
+    seen: ClassVar[dict[int, dict[str, float]]] = {}
+
+    def __init__(self, stop: int = -1) -> None:
+        self.stop = stop
+        self.seen.clear()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.stop:
+            raise KeyboardInterrupt
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.seen[runner.iter] = {name: value.item() for name, value in outputs.items()}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On images of 64 pixels threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return str(make_detector(tmp_path))
+
+
+def child(config: str, text: str) -> str:
+    """A new config that inherits ``config``."""
+    file = Path(config).with_name(f'child{len(list(Path(config).parent.glob("*.py")))}.py')
+    file.write_text(f'_base_ = {config!r}\n{text}\n')
+    return str(file)
+
+
+def test_a_detector_resumes_bit_for_bit(config: str, tmp_path: Path) -> None:
+    options = ['--cfg-options', 'randomness.seed=1', 'train_cfg.val_interval=9', 'train_cfg.max_epochs=3']
+    watched = child(config, 'custom_hooks = [dict(type="WatchHook")]')
+    train_api.train([watched, '--work-dir', 'whole', *options])
+    whole = WatchHook.seen.copy()
+    assert list(whole) == list(range(9))
+    assert {'loss', 'loss_cls', 'loss_bbox'} <= set(whole[0])
+    stopped = child(config, 'custom_hooks = [dict(type="WatchHook", stop=5)]')
+    with pytest.raises(KeyboardInterrupt):
+        train_api.train([stopped, '--work-dir', 'cut', *options])
+    assert WatchHook.seen == {i: whole[i] for i in range(5)}
+    train_api.train([watched, '--work-dir', 'cut', '--resume', *options])
+    assert WatchHook.seen == {i: whole[i] for i in range(3, 9)}
+    a, b = (torch.load(tmp_path / name / 'epoch_3.pth')['state_dict'] for name in ('whole', 'cut'))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_evaluation_of_a_checkpoint(config: str) -> None:
+    train_api.train([config, '--cfg-options', 'train_cfg.max_epochs=1'])
+    checkpoint = 'work_dirs/detector/epoch_1.pth'
+    metrics = test_api.evaluate([config, checkpoint, '--cfg-options', 'model.test_cfg.score_thr=0.0'])
+    assert set(metrics) >= {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+
+
+def prepare(*argv: str) -> Any:
+    return train_api.prepare(train_api.parse_args(argv))
+
+
+def test_command_line_becomes_config(config: str) -> None:
+    cfg = prepare(config)
+    assert cfg.work_dir == str(Path('work_dirs/detector'))
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['ExactResumeHook']
+    assert cfg.get('resume') is False
+    cfg = prepare(config, '--work-dir', 'here', '--auto-scale-lr', '--resume')
+    assert (cfg.work_dir, cfg.auto_scale_lr.enable, cfg.resume, cfg.load_from) == ('here', True, True, None)
+    cfg = prepare(child(config, 'custom_hooks = [dict(type="ExactResumeHook")]'), '--resume', 'a.pth')
+    assert (cfg.resume, cfg.load_from, len(cfg.custom_hooks)) == (True, 'a.pth', 1)
+    assert prepare(config, '--cfg-options', 'work_dir=from_option').work_dir == 'from_option'
+
+
+@pytest.mark.parametrize('cuda', [False, True])
+def test_amp(config: str, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    if cuda:
+        assert prepare(config, '--amp').optim_wrapper.type == 'AmpOptimWrapper'
+    else:
+        with pytest.raises(UserError, match=r'--amp: .* needs a GPU'):
+            prepare(config, '--amp')
+
+
+def test_auto_scale_without_a_base(config: str) -> None:
+    with pytest.raises(UserError, match=r'no auto_scale_lr\.base_batch_size'):
+        prepare(config, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
+
+
+@pytest.mark.parametrize(
+    ('scope', 'expected'),
+    [
+        ('mmdet', {'draw': True, 'test_out_dir': 'd'}),
+        ('mmseg', {'draw': True}),
+        ('mmpretrain', {'enable': True, 'out_dir': 'd'}),
+    ],
+)
+def test_show_dir_in_each_library(scope: str, expected: dict[str, Any]) -> None:
+    from mmengine.config import Config
+
+    cfg = Config({'default_scope': scope, 'default_hooks': {'visualization': {}}, 'visualizer': {}})
+    test_api.enable_drawing(cfg, 'd')
+    assert cfg.default_hooks.visualization == expected
+    assert cfg.visualizer.get('save_dir') == ('d' if scope == 'mmseg' else None)
+
+
+def test_show_dir_without_the_hook() -> None:
+    from mmengine.config import Config
+
+    with pytest.raises(UserError, match=r'default_hooks\.visualization'):
+        test_api.enable_drawing(Config({'default_scope': 'mmdet'}), 'd')
+
+
+def test_hooks_given_as_text(config: str) -> None:
+    with pytest.raises(UserError, match='custom_hooks must be a list of dict'):
+        prepare(config, '--cfg-options', 'custom_hooks=EMAHook')
+
+
+def test_results_must_be_a_pickle(config: str) -> None:
+    with pytest.raises(UserError, match=r'--out results\.json: the name must end in \.pkl'):
+        test_api.evaluate([config, 'x.pth', '--out', 'results.json'])

@@ -1,0 +1,121 @@
+"""The tools as a user starts them, each in a process of its own and outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmengine import load as load_file
+
+from mmtrtvit.__main__ import main
+from mmtrtvit.apis.train import train
+from tests.tiny import make_detector
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def start(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
+    )
+
+
+def losses(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r'Epoch\(train\).* loss: ([\d.]+)', text)]
+
+
+def test_training_without_coco_ends_with_one_line(tmp_path: Path) -> None:
+    done = start(sys.executable, TOOLS / 'train.py', 'configs/mask_rcnn_trtvit.py', cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith('error: missing data: data/coco/annotations/instances_train2017.json')
+    for needed in ('train2017/*.jpg', 'cocodataset.org', 'data_root', '`make demo` needs no download'):
+        assert needed in lines[0]
+    assert not list(tmp_path.iterdir()), 'nothing was written'
+
+
+def test_two_processes_on_the_cpu(tmp_path: Path) -> None:
+    """gloo, although the config says nccl; then evaluation in two processes; the ranks see different data."""
+    config = make_detector(tmp_path, images=8)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', 29511]
+    done = start(
+        *torchrun, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out',
+        cwd=tmp_path, CUDA_VISIBLE_DEVICES='',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(done.stdout)) == 4, 'two epochs of 8 images, 2 a process'
+    assert "backend='nccl'" in (tmp_path / 'out' / 'detector.py').read_text()
+    assert (tmp_path / 'out' / 'last_checkpoint').read_text().endswith('epoch_2.pth')
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two GPUs')
+def test_two_processes_on_gpus(tmp_path: Path) -> None:
+    config = make_detector(tmp_path, images=8)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', 29512]
+    done = start(*torchrun, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(done.stdout)) == 4
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``detector.py`` and one epoch of it, by ``python -m mmtrtvit`` as after installing a wheel."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = make_detector(folder)
+    tool = (sys.executable, '-m', 'mmtrtvit', 'train')
+    done = start(*tool, config, '--cfg-options', 'train_cfg.max_epochs=1', cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(done.stdout)) == 3
+    return folder
+
+
+def test_evaluation_prints_metrics_and_writes_results_and_pictures(trained: Path) -> None:
+    done = start(
+        sys.executable, TOOLS / 'test.py', 'detector.py', 'work_dirs/detector/epoch_1.pth', '--work-dir', 'tested',
+        '--out', 'results.pkl', '--show-dir', 'shown', '--cfg-options', 'model.test_cfg.score_thr=0.0', cwd=trained,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'coco/bbox_mAP:' in done.stdout + done.stderr
+    results = load_file(trained / 'results.pkl')
+    assert len(results) == 6
+    assert results[0]['pred_instances']['bboxes'].shape == (10, 4)
+    assert len(list((trained / 'tested').glob('*/shown/*.png'))) == 6
+
+
+def test_mmdets_own_tool_gets_the_mends(trained: Path) -> None:
+    """A config with ``custom_imports`` is all it needs: ops, and a resume under PyTorch's protection."""
+    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    done = start(sys.executable, tool, 'detector.py', '--resume', cwd=trained)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(done.stdout)) == 3
+
+
+@pytest.mark.parametrize(('words', 'message'), [(['trian'], "error: no tool 'trian'"), ([], '  print_config  ')])
+def test_mispelt_tool(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['mmtrtvit', *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_mispelt_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train(['x.py', '--work-dri', 'out'])
+    assert stop.value.code == 2
+    assert 'unrecognized arguments: --work-dri' in capsys.readouterr().err
