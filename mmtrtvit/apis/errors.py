@@ -107,6 +107,8 @@ def _while_building(error: Exception, text: str) -> str | None:
         trace = trace.tb_next
     if built is None:
         return None
+    if 'need at least one array to concatenate' in text:  # how mmengine's BaseDataset fails on an empty list
+        text = 'the data set is empty: every image is filtered out, or classes and folders are of another data set'
     return f'{getattr(built, "__name__", built)} cannot be built as the config says: {text} (--debug for more)'
 
 

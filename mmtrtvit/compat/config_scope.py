@@ -10,6 +10,7 @@ mend: the wheel carries one small bridge module a config, which calls :func:`loa
 
 from __future__ import annotations
 
+import difflib
 import functools
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,7 @@ def config_path(name: str) -> Path:
     """
     relative = name.removeprefix(_PREFIX)
     path = CONFIG_ROOT / (relative if relative.endswith('.py') else f'{relative}.py')
-    if not path.is_file():
-        import difflib
-
+    if not path.is_file() or not path.resolve().is_relative_to(CONFIG_ROOT.resolve()):
         known = sorted(str(found.relative_to(CONFIG_ROOT)) for found in CONFIG_ROOT.rglob('*.py'))
         near = difflib.get_close_matches(relative, known, n=3, cutoff=0.3) or known[:3]
         raise ConfigParsingError(f'{name}: mmtrtvit has no such config below {CONFIG_ROOT}. Near it: {", ".join(near)}')

@@ -1,0 +1,349 @@
+"""Every mistake a user makes ends in one line that names it, with status 2 and without a traceback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmtrtvit.apis import errors
+from mmtrtvit.apis import test as test_api
+from mmtrtvit.apis import train as train_api
+from mmtrtvit.apis.errors import UserError, explain, near, run_tool
+from tests.tiny import make_coco, make_detector
+
+Tool = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On images of 64 pixels threads only wait for each other; and errors are shown as users see them."""
+    monkeypatch.delenv(errors.DEBUG_VARIABLE, raising=False)
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # mmengine's loggers outlive the captured streams
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return make_detector(tmp_path).name
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str]) -> Tool:
+    """Run a tool that must fail; returns its one line."""
+
+    def run(main: Callable[[list[str]], None], *argv: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(argv))
+        assert stop.value.code == 2
+        text = capsys.readouterr().err
+        assert 'Traceback' not in text
+        last = text.strip().splitlines()[-1]
+        assert last.startswith('error: ')
+        return last.removeprefix('error: ')
+
+    return run
+
+
+def edit(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change the annotation file of the tiny data set."""
+    path = tmp_path / 'data' / 'instances.json'
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (['train_cfg.max_epoch=3'], 'has no max_epoch in train_cfg .*did you mean max_epochs'),
+        (['model.backbone.dept=50'], r"has no dept in model\.backbone \(type='ResNet'\); did you mean depth"),
+        (['train_dataloader.batchsize=2'], 'did you mean batch_size'),
+        (['train_dataloader.dataset.ann_fil=x'], 'did you mean ann_file'),
+        (['default_hooks.checkpoint.max_keep_ckpt=1'], 'did you mean max_keep_ckpts'),
+        (['optim_wrapper.optimizer.weight_deca=0.1'], 'did you mean weight_decay'),
+        (['trian_cfg.max_epochs=1'], 'has no trian_cfg in the top level; did you mean train_cfg'),
+        (['model.backbone=3', 'model.backbone.depth=3'], '--cfg-options for detector.py'),
+        (['model.type=RetinaNett'], "type='RetinaNett': no such model in mmdet; did you mean RetinaNet"),
+        (['model.backbone.depth=19'], 'ResNet cannot be built as the config says: invalid depth 19'),
+        (['train_dataloader.dataset.type=CocoDatset'], "type='CocoDatset': no such dataset .*CocoDataset"),
+        (['train_pipeline=x', 'train_dataloader.dataset.pipeline.1.type=Load'], "type='Load': no such transform"),
+        (['custom_hooks=EMAHook'], 'custom_hooks must be a list'),
+        (['device=cuda'], 'device=cuda: PyTorch finds no GPU here'),
+        (['env_cfg.dist_cfg.backend=nccl'], 'backend=nccl: PyTorch finds no GPU here'),
+        (
+            ['train_dataloader.dataset.indices=0'],
+            'CocoDataset cannot be built as the config says: the data set is empty',
+        ),
+    ],
+)
+def test_options(config: str, fail: Tool, options: list[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    message = fail(train_api.main, config, '--cfg-options', *options)
+    assert re.search(expected, message), message
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        ['randomness.seed=1'],
+        ['train_dataloader.dataset.indices=4', 'train_dataloader.prefetch_factor=2'],
+        ['model.backbone.norm_eval=True', 'model.backbone.init_cfg.type=Kaiming', 'model.backbone.with_cp=False'],
+        ['default_hooks.checkpoint.max_keep_ckpts=2', 'default_hooks.checkpoint.save_best=auto'],
+        ['find_unused_parameters=True', 'my_own_value=3', 'load_from=x.pth', 'param_scheduler.0.end=3'],
+        ['optim_wrapper.clip_grad.max_norm=1', 'optim_wrapper.accumulative_counts=2'],
+        ['optim_wrapper.optimizer.betas=0.9,0.99'],
+        ['train_dataloader.dataset.filter_cfg.filter_empty_gt=True', 'train_dataloader.dataset.metainfo.palette=[1]'],
+        ['model.neck.type=PAFPN', 'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=3'],
+    ],
+)  # fmt: skip
+def test_options_that_are_right(config: str, options: list[str]) -> None:
+    cfg = train_api.prepare(train_api.parse_args([config, '--cfg-options', *options]))
+    for option in options:
+        key, value = option.split('=')
+        found: Any = cfg
+        for part in key.split('.'):
+            found = found[int(part)] if isinstance(found, list) else found[part]
+        assert str(found).replace(' ', '').strip('[]()') == value.strip('[]')
+
+
+def test_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Tool) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert 'config not found' in fail(train_api.main, 'nowhere.py')
+    assert 'mask_rcnn_trtvit.py' in fail(train_api.main, 'mask_rcnn_trtvti.py')
+    (tmp_path / 'folder').mkdir()
+    assert fail(train_api.main, 'folder') == 'folder is a folder, not a config file'
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('a = dict(\n', "broken.py: syntax error in line 1: '(' was never closed"),
+        ('a = 1\nb = undefined_name\n', 'undefined_name'),
+        ("_base_ = 'other.py'\n", 'other.py'),
+        ("_base_ = 'mmtrtvit::mask_rcnn_trtvti.py'\n", 'mask_rcnn_trtvit.py'),
+        ("custom_imports = dict(imports=['no_such_module'])\n", 'no_such_module'),
+    ],
+)
+def test_config_that_cannot_be_read(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Tool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'broken.py').write_text(text)
+    message = fail(train_api.main, 'broken.py')
+    assert message.startswith('broken.py: ')
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (lambda d: d.pop('annotations'), 'has no annotations: a detection data set of COCO is'),
+        (lambda d: (d.pop('images'), d.pop('categories')), 'has no images, categories'),
+        (lambda d: d.update(images=[]), 'lists no images'),
+        (lambda d: [c.update(name='z') for c in d['categories']], r'none of its categories (z, z, ...) is among'),
+        (lambda d: d['images'][0].update(file_name='gone.png'), 'gone.png'),
+    ],
+)
+def test_annotations(
+    config: str, tmp_path: Path, fail: Tool, change: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    path = edit(tmp_path, change)
+    message = fail(train_api.main, config)
+    assert expected in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize('content', [b'<html>', b'', b'{"images": [', b'[1, 2]', b'\xff\xfe\x00'])
+def test_annotations_that_are_not_json(config: str, tmp_path: Path, fail: Tool, content: bytes) -> None:
+    path = tmp_path / 'data' / 'instances.json'
+    path.write_bytes(content)
+    message = fail(train_api.main, config)
+    assert message.startswith(f'{path} (train_dataloader) is not a JSON annotation file of COCO')
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        "dict(type='RepeatDataset', times=2, dataset={})",
+        "dict(type='ConcatDataset', datasets=[{}, {}])",
+        "dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[{}]))",
+    ],
+)
+def test_missing_data_inside_wrappers(config: str, tmp_path: Path, fail: Tool, wrap: str) -> None:
+    inner = "dict(type='CocoDataset', data_root='there/', ann_file='a.json', data_prefix=dict(img='i/'), pipeline=[])"
+    (tmp_path / 'child.py').write_text(
+        f"_base_ = 'detector.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, **{wrap.replace('{}', inner)}))\n"
+    )
+    message = fail(train_api.main, 'child.py')
+    assert message.startswith('missing data: there/a.json (needed by train_dataloader, CocoDataset) and 1 more')
+    assert 'there/annotations/instances_train2017.json' in message
+
+
+def test_missing_file_of_the_evaluator(config: str, fail: Tool) -> None:
+    message = fail(train_api.main, config, '--cfg-options', 'val_evaluator.ann_file=gone.json')
+    assert 'gone.json (needed by val_evaluator, CocoMetric)' in message
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    ('damage', 'expected'),
+    [(lambda p: p.write_bytes(b'not an image'), 'damaged or not an image'), (lambda p: p.unlink(), 'No such file')],
+)
+def test_image_damaged_or_gone(
+    config: str, tmp_path: Path, fail: Tool, damage: Callable[[Path], object], expected: str, workers: int
+) -> None:
+    """The third image: the first is looked at beforehand."""
+    path = tmp_path / 'data' / 'images' / '0002.png'
+    damage(path)
+    message = fail(train_api.main, config, '--cfg-options', f'train_dataloader.num_workers={workers}')
+    assert expected in message
+    assert str(path) in message
+
+
+def test_images_without_boxes_train(config: str, tmp_path: Path) -> None:
+    edit(tmp_path, lambda d: d.update(annotations=d['annotations'][:2]))
+    train_api.main([config, '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=5'])
+    assert (tmp_path / 'work_dirs' / 'detector' / 'epoch_1.pth').is_file()
+
+
+def checkpoint(path: Path, **state: torch.Tensor) -> str:
+    torch.save({'state_dict': state, 'meta': {'epoch': 1, 'iter': 1}}, path)
+    return str(path)
+
+
+def test_checkpoints(config: str, tmp_path: Path, fail: Tool) -> None:
+    message = fail(test_api.main, config, 'nowhere.pth')
+    assert message == 'checkpoint not found: nowhere.pth'
+    (tmp_path / 'cut.pth').write_bytes(b'PK\x03\x04')
+    assert fail(test_api.main, config, 'cut.pth').startswith(
+        'cut.pth (4 bytes): not a checkpoint that PyTorch can read'
+    )
+    torch.save({'state_dict': {}, 'x': Path('p')}, tmp_path / 'evil.pth')
+    assert 'refused, its pickle asks for pathlib.PosixPath' in fail(test_api.main, config, 'evil.pth')
+    assert fail(train_api.main, config, '--resume', 'nowhere.pth').startswith('checkpoint not found: nowhere.pth; ')
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'w' / 'last_checkpoint').write_text('/gone/epoch_1.pth')
+    assert 'w/last_checkpoint names /gone/epoch_1.pth' in fail(train_api.main, config, '--resume', '--work-dir', 'w')
+
+
+@pytest.mark.parametrize('tool', ['test', 'resume', 'load_from'])
+def test_checkpoint_of_another_model(config: str, tmp_path: Path, fail: Tool, tool: str) -> None:
+    path = checkpoint(
+        tmp_path / 'other.pth', **{'backbone.conv1.weight': torch.zeros(64, 3, 7, 7), 'fc.bias': torch.zeros(2)}
+    )
+    if tool == 'test':
+        message = fail(test_api.main, config, path)
+    elif tool == 'resume':
+        message = fail(train_api.main, config, '--resume', path)
+    else:
+        message = fail(train_api.main, config, '--cfg-options', f'load_from={path}')
+    assert 'It belongs to another model or config' in message
+    assert 'other.pth: 0 of the ' in message
+    assert 'other shape: backbone.conv1.weight (64, 3, 7, 7) for (8, 3, 7, 7)' in message
+    assert 'not of this model: fc.bias' in message
+    assert 'missing: backbone.bn1.weight' in message
+
+
+def test_full_disk(config: str, fail: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    original = torch.save
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+    monkeypatch.setattr(torch, 'save', save)
+    try:
+        message = fail(train_api.main, config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 'File too large' in message
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (RuntimeError('Found no NVIDIA driver on your system. Please check'), 'a GPU was asked for'),
+        (RuntimeError('CUDA error: invalid device ordinal\nmore'), 'a GPU was asked for .* invalid device ordinal$'),
+        (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), r'batch_size lower'),
+        (OSError(28, 'No space left on device'), 'the disk is full.*--resume'),
+        (RuntimeError('[enforce fail at x.cc:1] . No space left on device'), 'the disk is full'),
+        (PermissionError(13, 'Permission denied', '/x'), 'Permission denied'),
+        (json.JSONDecodeError('Expecting value', 'x', 0), 'not JSON'),
+        (
+            AssertionError(
+                'Caught AssertionError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+                '  File "x.py", line 1\nAssertionError: failed to load image: /d/1.jpg\n'
+            ),
+            '^an image is damaged or not an image: failed to load image: /d/1.jpg',
+        ),
+    ],
+)
+def test_explanations(error: Exception, expected: str) -> None:
+    assert re.search(expected, str(explain(error)))
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    assert explain(ZeroDivisionError('division by zero')) is None
+
+    def broken(argv: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_tool(broken, [])
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(argv: Any) -> None:
+        raise UserError('wrong')
+
+    with pytest.raises(UserError):
+        run_tool(broken, ['--debug'])
+    monkeypatch.setenv(errors.DEBUG_VARIABLE, '1')
+    with pytest.raises(UserError):
+        run_tool(broken, [])
+    monkeypatch.setenv(errors.DEBUG_VARIABLE, '0')
+    with pytest.raises(SystemExit):
+        run_tool(broken, [])
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(argv: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(interrupted, [])
+    assert stop.value.code == 130
+    assert '--resume' in capsys.readouterr().err
+
+
+def test_near() -> None:
+    assert near('max_epoch', ['max_epochs', 'val_begin']) == '; did you mean max_epochs?'
+    assert near('zzz', ['max_epochs']) == ''
+
+
+def test_preflight_reads_coco_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit only the first character is looked at."""
+    from mmtrtvit.apis import preflight
+
+    root = make_coco(tmp_path / 'd')
+    assert preflight._read_json(root / 'instances.json', 'x')['categories'][0] == {'id': 1, 'name': 'a'}
+    monkeypatch.setattr(preflight, '_PARSED_BYTES', 10)
+    assert preflight._read_json(root / 'instances.json', 'x') is None
+    (root / 'instances.json').write_bytes(np.random.default_rng(0).bytes(100))
+    with pytest.raises(UserError, match='not a JSON annotation file'):
+        preflight._read_json(root / 'instances.json', 'x')
