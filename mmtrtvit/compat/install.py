@@ -7,6 +7,7 @@ from mmtrtvit.compat import (
     distributed,
     exact_resume,  # noqa: F401  registers its hook
     mmcv_ops,
+    numpy2,
     packaging,
 )
 
@@ -19,3 +20,4 @@ def install() -> None:
     checkpoint.install()
     checkpoint_saving.install()
     distributed.install()
+    numpy2.install()
