@@ -91,3 +91,89 @@ def make_detector(folder: Path, images: int = 6) -> Path:
     config = folder / 'detector.py'
     config.write_text(DETECTOR.format(root=f'{root}/'))
     return config
+
+#: A segmentor of a few thousand parameters, by iterations, on images of 32 pixels.
+SEGMENTOR = """
+_base_ = ['mmseg::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmtrtvit'], allow_failed_imports=False)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[0.] * 3, std=[255.] * 3, size=(32, 32), seg_pad_val=255),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='BN'), style='pytorch'),
+    decode_head=dict(type='FCNHead', in_channels=64, channels=8, num_convs=1, concat_input=False, num_classes=3,
+                     dropout_ratio=0.5, loss_decode=dict(type='CrossEntropyLoss')),
+    test_cfg=dict(mode='whole'),
+)
+dataset = dict(type='BaseSegDataset', data_root={root!r}, img_suffix='.png', seg_map_suffix='.png',
+               metainfo=dict(classes=('a', 'b', 'c'), palette=[[0, 0, 0], [9, 9, 9], [99, 9, 9]]),
+               data_prefix=dict(img_path='images', seg_map_path='masks'))
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='RandomFlip', prob=0.5),
+                  dict(type='PhotoMetricDistortion'), dict(type='PackSegInputs')]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+train_dataloader = dict(batch_size=2, num_workers=1, persistent_workers=True,
+                        sampler=dict(type='InfiniteSampler', shuffle=True),
+                        dataset=dict(**dataset, pipeline=train_pipeline))
+val_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+                      dataset=dict(**dataset, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.001))
+param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=6, by_epoch=False)]
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, save_best='mIoU'),
+                     logger=dict(type='LoggerHook', interval=1))
+"""
+
+#: A classifier of a few thousand parameters on the same images, sorted into folders.
+CLASSIFIER = """
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmtrtvit'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier', backbone=dict(type='ResNet', depth=18, base_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=64, topk=(1,), loss=dict(type='CrossEntropyLoss')),
+    data_preprocessor=dict(mean=[0.] * 3, std=[255.] * 3, num_classes=3),
+)
+dataset = dict(type='CustomDataset', data_root={root!r}, data_prefix='classes',
+               pipeline=[dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')])
+train_dataloader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+                        collate_fn=dict(type='default_collate'), dataset=dataset)
+val_dataloader = dict(train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=2)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.001))
+"""
+
+
+def make_segmentor(folder: Path, images: int = 4) -> Path:
+    """Images of 32 x 32 pixels with masks of three classes, and ``segmentor.py``; returns the config."""
+    rng = np.random.default_rng(0)
+    root = folder / 'data'
+    (root / 'images').mkdir(parents=True)
+    (root / 'masks').mkdir()
+    for number in range(images):
+        mask = rng.integers(0, 3, (4, 4), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        cv2.imwrite(str(root / 'images' / f'{number}.png'), cv2.cvtColor(mask * 100, cv2.COLOR_GRAY2BGR))
+        cv2.imwrite(str(root / 'masks' / f'{number}.png'), mask)
+    config = folder / 'segmentor.py'
+    config.write_text(SEGMENTOR.format(root=f'{root}/'))
+    return config
+
+
+def make_classifier(folder: Path, images: int = 6) -> Path:
+    """Images of 32 x 32 pixels in three folders, and ``classifier.py``; returns the config."""
+    root = folder / 'data'
+    for number in range(images):
+        file = root / 'classes' / f'class{number % 3}' / f'{number}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.full((32, 32, 3), 80 * (number % 3) + number, dtype=np.uint8))
+    config = folder / 'classifier.py'
+    config.write_text(CLASSIFIER.format(root=str(root)))
+    return config

@@ -27,17 +27,29 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+#: The hook of each library that paints predictions.
+_PAINTERS = {'mmdet': 'DetVisualizationHook', 'mmseg': 'SegVisualizationHook', 'mmpretrain': 'VisualizationHook'}
+
+
 def enable_drawing(cfg: Config, show_dir: str) -> None:
-    """Let the visualization hook paint every test image into ``show_dir``."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise UserError(
-            "--show-dir: the config has no default_hooks.visualization, e.g. dict(type='VisualizationHook')"
-        )
-    if cfg.get('default_scope') == 'mmpretrain':
-        hook.update(enable=True, out_dir=show_dir)
-    elif cfg.get('default_scope') == 'mmseg':
-        hook['draw'] = True
+    """Let the visualization hook paint every test image into ``show_dir``.
+
+    mmdet puts that folder into the run's own, ``<work dir>/<time>/<show_dir>``; the others take it as it is.
+
+    Raises:
+        UserError: The config has no such hook and its library none that is known.
+    """
+    scope = str(cfg.get('default_scope'))
+    hooks = cfg.setdefault('default_hooks', {})
+    if hooks.get('visualization') is None:
+        if scope not in _PAINTERS:
+            raise UserError(f'--show-dir: the config of {scope} has no default_hooks.visualization to paint with')
+        hooks['visualization'] = {'type': _PAINTERS[scope]}
+    hook = hooks['visualization']
+    if scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=show_dir)
+    elif scope == 'mmseg':
+        hook.update(draw=True, interval=1)
         cfg.visualizer['save_dir'] = show_dir
     else:
         hook.update(draw=True, test_out_dir=show_dir)

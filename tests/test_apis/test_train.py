@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -116,25 +117,23 @@ def test_auto_scale_without_a_base(config: str) -> None:
 @pytest.mark.parametrize(
     ('scope', 'expected'),
     [
-        ('mmdet', {'draw': True, 'test_out_dir': 'd'}),
-        ('mmseg', {'draw': True}),
-        ('mmpretrain', {'enable': True, 'out_dir': 'd'}),
+        ('mmdet', {'type': 'DetVisualizationHook', 'draw': True, 'test_out_dir': 'd'}),
+        ('mmseg', {'type': 'SegVisualizationHook', 'draw': True, 'interval': 1}),
+        ('mmpretrain', {'type': 'VisualizationHook', 'enable': True, 'interval': 1, 'out_dir': 'd'}),
     ],
 )
-def test_show_dir_in_each_library(scope: str, expected: dict[str, Any]) -> None:
-    from mmengine.config import Config
-
-    cfg = Config({'default_scope': scope, 'default_hooks': {'visualization': {}}, 'visualizer': {}})
+@pytest.mark.parametrize('there', [True, False])
+def test_show_dir_in_each_library(scope: str, expected: dict[str, Any], there: bool) -> None:
+    hooks = {'visualization': {'type': expected['type'], 'interval': 50}} if there else {}
+    cfg = Config({'default_scope': scope, 'default_hooks': hooks, 'visualizer': {}})
     test_api.enable_drawing(cfg, 'd')
-    assert cfg.default_hooks.visualization == expected
+    assert cfg.default_hooks.visualization.to_dict() == ({'interval': 50} if there else {}) | expected
     assert cfg.visualizer.get('save_dir') == ('d' if scope == 'mmseg' else None)
 
 
-def test_show_dir_without_the_hook() -> None:
-    from mmengine.config import Config
-
-    with pytest.raises(UserError, match=r'default_hooks\.visualization'):
-        test_api.enable_drawing(Config({'default_scope': 'mmdet'}), 'd')
+def test_show_dir_without_a_painter() -> None:
+    with pytest.raises(UserError, match=r'config of other has no default_hooks\.visualization'):
+        test_api.enable_drawing(Config({'default_scope': 'other'}), 'd')
 
 
 def test_hooks_given_as_text(config: str) -> None:

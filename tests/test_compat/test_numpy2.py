@@ -11,7 +11,6 @@ import pytest
 import mmtrtvit  # noqa: F401  applies the mends
 from mmtrtvit.compat.numpy2 import _NumpyWithIn1d
 
-
 #: Three queries over six items, best first, and what is right for each.
 RANKING = [[2, 0, 1, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 2, 0, 3, 4, 5]]
 RIGHT = [[0], [5, 3], [5]]
