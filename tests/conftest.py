@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,3 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
     workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture(autouse=True)
+def _own_default_scope() -> Iterator[None]:
+    """mmengine keeps the default scope of the last runner in a global: each test gets it as it was."""
+    from mmengine.registry import DefaultScope
+
+    instances = DefaultScope._instance_dict
+    before = dict(instances)
+    yield
+    instances.clear()
+    instances.update(before)
