@@ -33,8 +33,6 @@ def _own_default_scope() -> Iterator[None]:
     """mmengine keeps the default scope of the last runner in a global: each test gets it as it was."""
     from mmengine.registry import DefaultScope
 
-    instances = DefaultScope._instance_dict
-    before = dict(instances)
+    before = DefaultScope._instance_dict.copy()
     yield
-    instances.clear()
-    instances.update(before)
+    DefaultScope._instance_dict = before
