@@ -9,7 +9,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with everything that is needed (PYTHON=... names the interpreter)
-	@command -v "$${PYTHON:-python3}" >/dev/null 2>&1 || { echo "setup: $${PYTHON:-python3} not found: install Python 3.10, 3.11 or 3.12" >&2; exit 1; }
+	@command -v "$${PYTHON:-python3}" >/dev/null 2>&1 || { echo "setup: $${PYTHON:-python3} not found: install Python 3.10, 3.11 or 3.12, or name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	@"$${PYTHON:-python3}" tools/setup_env.py
 
 demo: setup ## generate a data set, train Mask R-CNN with TRT-ViT on it, evaluate, draw: minutes on two cores

@@ -20,3 +20,5 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4),
 )
 param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=0.9, begin=0, end=80000, by_epoch=False)]
+# ADE20K's usual 16 crops a step are 4 GPUs x mmseg's 4; --auto-scale-lr adapts to other numbers
+auto_scale_lr = dict(enable=False, base_batch_size=16)

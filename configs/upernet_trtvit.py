@@ -24,3 +24,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
 ]
+# ADE20K's usual 16 crops a step are 4 GPUs x mmseg's 4; --auto-scale-lr adapts to other numbers
+auto_scale_lr = dict(enable=False, base_batch_size=16)

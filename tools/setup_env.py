@@ -40,25 +40,36 @@ def main():
 
 def find_python():
     """The first usable interpreter: this one, else python3.12, 3.11 or 3.10 on the PATH."""
-    candidates = [sys.executable] + ['python%d.%d' % (3, minor) for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
+    # In an activated .venv, the interpreter that made it: the environment must not depend on itself.
+    here = getattr(sys, '_base_executable', None) or sys.executable
+    candidates = [here] + ['python%d.%d' % (3, minor) for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     if os.environ.get('PYTHON'):
         candidates = [os.environ['PYTHON']]
     seen = []
-    code = 'import sys, ensurepip, venv; v = sys.version_info; print("%d.%d %s" % (v[0], v[1], sys.executable))'
+    code = (
+        'import sys; v = sys.version_info; '
+        'print("%d.%d %s" % (v[0], v[1], getattr(sys, "_base_executable", sys.executable))); '
+        'sys.stdout.flush(); import ensurepip, venv'
+    )
     for candidate in candidates:
         try:
             pipe = subprocess.Popen([candidate, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             out, err = [text.decode('utf-8', 'replace').strip() for text in pipe.communicate()]
-        except OSError:
+        except OSError as error:
+            if os.environ.get('PYTHON'):
+                seen.append('%s (%s)' % (candidate, error.strerror))
             continue
-        if pipe.returncode != 0:
-            if 'ensurepip' in err or 'venv' in err:
-                seen.append('%s (without the venv module: install python3-venv)' % candidate)
+        if not out:  # a name without an interpreter behind it, as version managers leave
+            if os.environ.get('PYTHON'):
+                seen.append('%s (%s)' % (candidate, err.splitlines()[-1] if err else 'it printed nothing'))
             continue
         name, path = out.split(' ', 1)
-        if OLDEST <= tuple(int(part) for part in name.split('.')) <= NEWEST:
+        if not OLDEST <= tuple(int(part) for part in name.split('.')) <= NEWEST:
+            seen.append('%s is Python %s' % (candidate, name))
+        elif pipe.returncode != 0:
+            seen.append('%s lacks the venv module (on Debian: python3-venv)' % candidate)
+        else:
             return path
-        seen.append('%s is Python %s' % (candidate, name))
     fail(
         'Python %d.%d to %d.%d is needed. Found: %s.\nInstall one, or name it: make setup PYTHON=/path/to/python3.11'
         % (OLDEST + NEWEST + ('; '.join(seen) or 'none',))
@@ -72,6 +83,10 @@ def fingerprint(python):
     for name in INPUTS:
         with open(os.path.join(ROOT, name), 'rb') as source:
             digest.update(source.read())
+    # each config has a bridge module that the installation writes
+    for folder, folders, names in os.walk(os.path.join(ROOT, 'configs')):
+        folders.sort()
+        digest.update(' '.join([os.path.relpath(folder, ROOT)] + sorted(names)).encode('utf-8'))
     return digest.hexdigest()
 
 
@@ -122,7 +137,7 @@ def same_version(python):
 def install():
     """The checkout in place, with exactly the versions that were tested."""
     pip = [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check', '-c', 'constraints.txt']
-    run(pip + ['setuptools', 'wheel'], 'installing the build tools')
+    run(pip + ['pip>=23', 'setuptools', 'wheel'], 'installing the build tools')
     run(pip + ['-e', '.[dev]'], 'installing mmtrtvit')
 
 
