@@ -68,7 +68,8 @@ def explain(error: Exception) -> str | None:
 
     text = _own_words(error)
     if isinstance(error, CheckpointError):
-        return text
+        without = ', or begin with random weights: --cfg-options model.backbone.init_cfg=None'
+        return text + (without if 'cannot be downloaded' in text else '')
     if any(words in text for words in _NO_GPU):
         return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
     if 'out of memory' in text:

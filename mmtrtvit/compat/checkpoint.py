@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import pickle
 import re
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,11 @@ def install() -> None:
     def load_checkpoint(cls: type, filename: str, map_location: Any = None, logger: Any = 'current') -> dict[str, Any]:
         try:
             checkpoint = original(filename, map_location, logger)
+        except urllib.error.URLError as error:  # an HTTPError is one too
+            raise CheckpointError(
+                f'{filename}: cannot be downloaded ({error.reason}); download it where there is a network and give the '
+                'file in place of the URL'
+            ) from error
         except (OSError, MemoryError, ImportError, torch.OutOfMemoryError):
             raise  # the file is not there, the network is down, ...: these say so themselves
         except Exception as error:

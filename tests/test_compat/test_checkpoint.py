@@ -171,6 +171,13 @@ def test_download_is_protected_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert _load_checkpoint('https://example.invalid/good.pth')['state_dict']['w'].sum() == 2
 
 
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    url = 'http://127.0.0.1:9/weights.pth'
+    with pytest.raises(CheckpointError, match=rf'{url}: cannot be downloaded \(.+\); download it where'):
+        _load_checkpoint(url)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
         _load_checkpoint(str(tmp_path / 'nowhere.pth'))
