@@ -2,8 +2,9 @@
 
 For mmengine 0.10.7, whose launchers call ``torch.cuda.set_device`` whatever the backend, whose runner gives
 ``DistributedDataParallel`` a GPU's number for a model on the CPU, and whose users' configs all ask for ``nccl``: on a
-machine without CUDA each of them fails. What is done: there, and only there, the device is left alone and ``gloo``
-carries the gradients.
+machine without CUDA each of them fails. So does PyTorch's ``SyncBatchNorm``, which mmseg's configs have: it computes on
+GPUs only. What is done: there, and only there, the device is left alone, ``gloo`` carries the gradients, and SyncBN
+becomes BN, each process with the statistics of its own images, as mmengine does for a single process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unittest import mock
 
 import mmengine.dist.utils as dist_utils
 import torch
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 
 
 def _on_cpu_too(launch: Callable[..., None]) -> Callable[..., None]:
@@ -36,6 +37,7 @@ def _init_on_cpu_too(init: Callable[..., None]) -> Callable[..., None]:
     def wrapped(self: MMDistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
             kwargs.pop('device_ids', None)
+            module = revert_sync_batchnorm(module)
         init(self, module, *args, **kwargs)
 
     wrapped._mmtrtvit = True  # type: ignore[attr-defined]  # marks the function as ours
