@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
@@ -48,6 +49,13 @@ class NoisyModel(BaseModel):
 
     def forward(self, inputs: list[torch.Tensor], mode: str = 'tensor') -> Any:
         return {'loss': (self.layers(torch.stack(inputs)) - np.random.rand() - random.random()).square().mean()}
+
+
+class QuietRunner(Runner):
+    """Does not ask compilers and git for their versions, which takes longer than the training."""
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        pass
 
 
 class Recorder(Hook):
@@ -97,7 +105,8 @@ def run(work_dir: Path, *, by_epoch: bool, exact: bool = True, stop: int | None 
     }
     settings.update(changes)
     seen_by_the_hook = {key: settings[key] for key in ('train_dataloader', 'randomness')}
-    runner = Runner(**settings, cfg=seen_by_the_hook, experiment_name=uuid.uuid4().hex)
+    cfg = Config(seen_by_the_hook, format_python_code=False)
+    runner = QuietRunner(**settings, cfg=cfg, experiment_name=uuid.uuid4().hex)
     try:
         runner.train()
     except KeyboardInterrupt:

@@ -104,8 +104,7 @@ def _parameters(cls: Any) -> tuple[set[str], bool]:
 def _find(kind: str, scope: str) -> Any:
     """The class that a ``type`` means in this scope, whatever registry it is in."""
     for registry in _REGISTRIES:
-        with registry.switch_scope_and_registry(scope) as child:
-            found = child.get(kind)
-            if found is not None:
-                return found
+        found = registry.children.get(scope, registry).get(kind)
+        if found is not None:
+            return found
     return None
