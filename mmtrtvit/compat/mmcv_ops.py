@@ -6,8 +6,9 @@ For mmcv-lite 2.1.0, whose ``mmcv.ops`` loads the compiled extension ``mmcv._ext
 * the wheel lays ``mmcv/_ext.py`` beside mmcv-lite's modules (source: ``overlay/mmcv/_ext.py``), so that a script
   which imports mmdet before mmtrtvit, or never imports mmtrtvit, has the ops. Python looks for an extension module
   before a source file of the same name: a compiled mmcv wins;
-* ``import mmtrtvit`` from a checkout or an editable install, where that file is not laid, appends
-  :class:`StandInFinder` to the end of ``sys.meta_path``: it is asked only when nobody else has ``mmcv._ext``.
+  An editable install has the same through setuptools, whose finder maps ``mmcv._ext`` to that source;
+* ``import mmtrtvit`` from a checkout that is merely on the path appends :class:`StandInFinder` to the end of
+  ``sys.meta_path``: it is asked only when nobody else has ``mmcv._ext``.
 """
 
 from __future__ import annotations

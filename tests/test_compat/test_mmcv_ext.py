@@ -29,7 +29,7 @@ def python(code: str, *args: str | Path) -> str:
 
 
 def test_mmcv_loads_the_stand_in() -> None:
-    """This process is a checkout: the finder supplied it."""
+    """In every process that has imported mmtrtvit, however it is installed."""
     ops = importlib.import_module('mmcv.ops.nms')
     assert ops.ext_module is mmcv_ext
     assert sys.modules['mmcv._ext'] is mmcv_ext
@@ -69,6 +69,24 @@ import mmcv.ops
 print(loaded, sys.modules['mmcv._ext'].__name__)
 """
     assert python(code) == '[] mmtrtvit.compat.mmcv_ext'
+
+
+def test_checkout_that_is_not_installed() -> None:
+    """On PYTHONPATH alone: neither the wheel's file nor setuptools' finder of an installation in place is there."""
+    code = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if 'Editable' not in getattr(finder, '__name__', '')]
+sys.path.insert(0, sys.argv[1])
+from importlib.util import find_spec
+import mmcv
+before = find_spec('mmcv._ext')
+import mmtrtvit, mmcv.ops
+print(before, sys.modules['mmcv._ext'].__name__, mmcv.ops.nms.__module__)
+"""
+    root = Path(mmtrtvit.__file__).parents[1]
+    if (Path(importlib.import_module('mmcv').__file__).parent / '_ext.py').exists():
+        pytest.skip("mmtrtvit is installed from its wheel here: the wheel's file is beside mmcv's")
+    assert python(code, root) == 'None mmtrtvit.compat.mmcv_ext mmcv.ops.nms'
 
 
 def test_mmdet_before_mmtrtvit_with_the_wheels_layout(tmp_path: Path) -> None:
