@@ -13,7 +13,6 @@ from torch import nn
 
 from mmtrtvit import compat
 
-
 compat.install()
 
 
