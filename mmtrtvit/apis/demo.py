@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from mmtrtvit.apis import test, train
+from mmtrtvit.apis import test, train, visualize
 from mmtrtvit.apis.config import load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import build_runner
 from mmtrtvit.datasets.writer import DatasetError, Parameters, generate
 
 CONFIG = 'configs/demo/mask_rcnn_trtvit_shapes.py'
@@ -47,11 +46,11 @@ class Steps:
         self.total = total
         self.seconds: dict[str, float] = {}
 
-    def run(self, title: str, command: str, work: Callable[[], Result]) -> Result:
-        """Run ``work`` as the next step."""
+    def run(self, title: str, command: Sequence[str], work: Callable[[], Result]) -> Result:
+        """Run ``work`` as the next step, which ``command`` does alone."""
         number = len(self.seconds) + 1
         self.console.rule(f'[bold]{number}/{self.total} {title}')
-        self.console.print(f'  {command}\n', style='cyan', markup=False)
+        self.console.print(f'  {shlex.join(command)}\n', style='cyan', markup=False)
         start = time.perf_counter()
         result = work()
         self.seconds[title] = time.perf_counter() - start
@@ -64,32 +63,32 @@ def last_checkpoint(work_dir: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    from mmengine.runner import find_latest_checkpoint
-
     found = find_latest_checkpoint(str(work_dir))
     if found is None:
         raise UserError(f'{work_dir}: training left no checkpoint')
-    return Path(found)
+    return Path(os.path.relpath(found))
 
 
-def make_images(config: Config, args: argparse.Namespace) -> Path:
-    """Generate the data set where the config reads it."""
-    root = Path(config.data_root)
+def make_images(root: Path, work_dir: Path, args: argparse.Namespace) -> Path:
+    """Generate the data set, and where it is made anew move what was trained on the one before out of the way."""
     try:
-        generate(root, Parameters(train=args.train_images, val=args.val_images), overwrite=True)
+        made = generate(root, Parameters(train=args.train_images, val=args.val_images), overwrite=True)
     except DatasetError as error:
         raise UserError(str(error)) from error
+    if made and find_latest_checkpoint(str(work_dir)) is not None:
+        print(f'{root} was made anew: the checkpoints of the training before are now in {set_aside(work_dir)}')
     return root
 
 
-def draw(config: Config, checkpoint: Path, picture: Path) -> None:
-    """Ground truth beside detections on held-out images."""
-    from mmtrtvit.apis.visualize import draw_results
-
-    config.load_from = str(checkpoint)
-    runner: Runner = build_runner(config)
-    runner.load_or_resume()
-    draw_results(runner, picture)
+def set_aside(work_dir: Path) -> Path:
+    """Move the checkpoints of a work dir into the first free of ``old1``, ``old2``, ... in it; return that folder."""
+    number = 1
+    while (aside := work_dir / f'old{number}').exists():
+        number += 1
+    aside.mkdir()
+    for file in (work_dir / 'last_checkpoint', *work_dir.glob('*.pth')):  # in this order: nothing resumes half of it
+        file.rename(aside / file.name)
+    return aside
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -100,27 +99,27 @@ def demo(argv: Sequence[str]) -> None:
     """
     args = parse_args(argv)
     work_dir = Path(args.work_dir)
-    config = load_config(args.config)
-    if args.cfg_options:
-        config = train.prepare(train.parse_args([args.config, '--cfg-options', *args.cfg_options]))
-    config.work_dir = args.work_dir
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    config = load_config(args.config, train.parse_args([args.config, *options]).cfg_options)
+    if 'data_root' not in config:
+        raise UserError(f'--config {args.config}: it has no data_root to generate images into')
+    root = Path(config.data_root)
+    common = ['--work-dir', args.work_dir, *options]
 
     steps = Steps(4)
+    sizes = ['--train', str(args.train_images), '--val', str(args.val_images)]
     images = steps.run(
         'Generate images',
-        f'python -m mmtrtvit.datasets {config.data_root} --train {args.train_images} --val {args.val_images}',
-        lambda: make_images(config, args),
+        ['python', '-m', 'mmtrtvit.datasets', str(root), *sizes],
+        lambda: make_images(root, work_dir, args),
     )
-    train_line = [args.config, '--work-dir', args.work_dir, '--resume']
-    steps.run('Train', f'python tools/train.py {" ".join(train_line)}', lambda: train.train([*train_line, *options]))
-    checkpoint = last_checkpoint(work_dir)
-    test_line = [args.config, str(checkpoint), '--work-dir', args.work_dir]
-    metrics = steps.run(
-        'Evaluate', f'python tools/test.py {" ".join(test_line)}', lambda: test.evaluate([*test_line, *options])
-    )
-    picture = work_dir / 'detections.png'
-    steps.run('Draw', 'mmtrtvit.apis.visualize.draw_results(...)', lambda: draw(config, checkpoint, picture))
+    line = [args.config, '--resume', *common]
+    steps.run('Train', ['python', 'tools/train.py', *line], lambda: train.train(line))
+    checkpoint, picture = last_checkpoint(work_dir), work_dir / 'detections.png'
+    evaluation = [args.config, str(checkpoint), *common]
+    metrics = steps.run('Evaluate', ['python', 'tools/test.py', *evaluation], lambda: test.evaluate(evaluation))
+    drawing = [args.config, str(checkpoint), '--out', str(picture), *common]
+    steps.run('Draw', ['python', 'tools/visualize.py', *drawing], lambda: visualize.visualize(drawing))
     report(steps, metrics, {'images': images, 'checkpoint': checkpoint, 'picture': picture, 'logs': work_dir})
     if metrics[METRIC] < WANTED:
         raise UserError(f'{METRIC} is {metrics[METRIC]:.3f}; a detector that works reaches {WANTED}')
@@ -140,4 +139,4 @@ def report(steps: Steps, metrics: dict[str, float], places: dict[str, Path]) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
-    run_tool(demo, argv)
+    run_tool(demo, argv, going_on='the same command goes on from the last checkpoint')

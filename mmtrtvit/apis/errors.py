@@ -17,7 +17,8 @@ DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
 EXIT_STATUS = 2
 
 _NO_GPU = ('No CUDA GPUs are available', 'Found no NVIDIA driver', 'not compiled with CUDA', 'invalid device ordinal')
-_TOO_BIG = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
+_TOO_BIG = 'make the images smaller or set test_dataloader.batch_size lower'
+_TOO_BIG_TO_TRAIN = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
 
 
 class UserError(Exception):
@@ -35,12 +36,13 @@ def debugging(argv: Sequence[str]) -> bool:
     return '--debug' in argv or os.environ.get(DEBUG_VARIABLE, '') not in ('', '0')
 
 
-def run_tool(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
+def run_tool(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None, *, going_on: str = '') -> None:
     """Run a tool's ``main(argv)``; print a user error as one message and exit with status 2.
 
     Args:
         main: The tool, called with the command line without the program's name.
         argv: The command line; ``sys.argv[1:]`` when None.
+        going_on: Of a tool that trains, how an interrupted training goes on; empty for one that does not.
 
     Raises:
         SystemExit: Status 2 after a user error, 130 after Ctrl-C.
@@ -52,18 +54,23 @@ def run_tool(main: Callable[[Sequence[str]], object], argv: Sequence[str] | None
     try:
         main(arguments)
     except KeyboardInterrupt:
-        print('interrupted; a training goes on from its last checkpoint with --resume', file=sys.stderr)
+        print(f'interrupted; {going_on}' if going_on else 'interrupted', file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else explain(error)
+        message = str(error) if isinstance(error, UserError) else explain(error, going_on)
         if message is None:
             raise
         print(f'error: {message}', file=sys.stderr)
         raise SystemExit(EXIT_STATUS) from None
 
 
-def explain(error: Exception) -> str | None:
-    """What a known kind of failure means to a user; None for one that may be a defect of ours."""
+def explain(error: Exception, going_on: str = '') -> str | None:
+    """What a known kind of failure means to a user; None for one that may be a defect of ours.
+
+    Args:
+        error: What was raised.
+        going_on: As for :func:`run_tool`.
+    """
     from mmtrtvit.compat.checkpoint import CheckpointError
 
     text = _own_words(error)
@@ -73,9 +80,12 @@ def explain(error: Exception) -> str | None:
     if any(words in text for words in _NO_GPU):
         return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
     if 'out of memory' in text:
-        return f'{_line(text)}; {_TOO_BIG}'
+        return f'{_line(text)}; {_TOO_BIG_TO_TRAIN if going_on else _TOO_BIG}'
     if 'No space left on device' in text:
-        return f'the disk is full: {_line(text)}; the last checkpoint is whole, free some space and --resume'
+        text = _line(text)
+        if 'free some space' not in text:  # as mmtrtvit.fileio says by itself
+            text = f'the disk is full: {text}; free some space'
+        return f'{text.rstrip(".")}. The last checkpoint is whole: {going_on}' if going_on else text
     if isinstance(error, json.JSONDecodeError):
         return f'an annotation file is not JSON: {text}'
     if 'failed to load image' in text or 'cv2' in type(error).__module__:

@@ -87,4 +87,4 @@ def _start(cfg: Config) -> tuple[str, float] | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
-    run_tool(train, argv)
+    run_tool(train, argv, going_on='--resume goes on from the last checkpoint')

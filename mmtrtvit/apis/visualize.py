@@ -21,7 +21,8 @@ from torch import nn
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose, fit, resize
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import build_runner
+from mmtrtvit.apis.launch import build_runner, check_checkpoint
+from mmtrtvit.apis.preflight import check_data
 from mmtrtvit.fileio import atomic_write_bytes
 
 CELL = 400
@@ -175,7 +176,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='visualize.py', description=__doc__)
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one, the ground truth alone is drawn')
-    parser.add_argument('--out', help='the .png to write; default work_dirs/<config name>/visualize.png')
+    parser.add_argument('--work-dir', help='folder of the log; default work_dirs/<config name>')
+    parser.add_argument('--out', help='the .png to write; default visualize.png in the work dir')
     parser.add_argument('--count', type=int, default=8, help='images, taken evenly from the test set (%(default)s)')
     parser.add_argument('--indices', type=int, nargs='+', metavar='N', help='these images of the test set instead')
     parser.add_argument('--score-thr', type=float, default=0.5, help='least score of a detection (%(default)s)')
@@ -188,20 +190,22 @@ def visualize(argv: Sequence[str]) -> Path:
     """Draw as the command line says; return the picture's path, which is printed too.
 
     Raises:
-        UserError: An argument is out of its range, or the checkpoint does not exist.
+        UserError: An argument is out of its range, the data is missing, or the checkpoint does not exist or is that
+            of another model.
     """
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    cfg.work_dir = default_work_dir(args.config)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     out = args.out or str(Path(cfg.work_dir) / 'visualize.png')
-    if args.checkpoint and '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise UserError(f'checkpoint not found: no file {Path(args.checkpoint).absolute()}')
     cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.checkpoint:
+        check_checkpoint(args.checkpoint)
+    check_data(cfg, ('test',))
     options = {name: getattr(args, name) for name in ('count', 'indices', 'cell', 'across')}
     if cfg.get('default_scope') != 'mmseg':
         options['score_thr'] = args.score_thr
     try:
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, weights=(args.checkpoint, 0.5) if args.checkpoint else None)
         if args.checkpoint:
             runner.load_or_resume()
             path = draw_results(runner, out, **options)

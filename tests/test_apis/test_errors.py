@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtrtvit.apis import errors
+from mmtrtvit.apis import demo, errors, flops, visualize
 from mmtrtvit.apis import test as test_api
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError, explain, near, run_tool
@@ -279,8 +279,12 @@ def test_full_disk(config: str, fail: Tool, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (RuntimeError('Found no NVIDIA driver on your system. Please check'), 'a GPU was asked for'),
         (RuntimeError('CUDA error: invalid device ordinal\nmore'), 'a GPU was asked for .* invalid device ordinal$'),
-        (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), r'batch_size lower'),
-        (OSError(28, 'No space left on device'), 'the disk is full.*--resume'),
+        (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), r'test_dataloader\.batch_size lower$'),
+        (OSError(28, 'No space left on device'), 'the disk is full: .* free some space$'),
+        (
+            OSError(28, 'cannot write x: No space left on device; the disk is full: free some space.'),
+            '^((?!full).)*the disk is full: free some space.$',
+        ),
         (RuntimeError('[enforce fail at x.cc:1] . No space left on device'), 'the disk is full'),
         (PermissionError(13, 'Permission denied', '/x'), 'Permission denied'),
         (json.JSONDecodeError('Expecting value', 'x', 0), 'not JSON'),
@@ -295,6 +299,17 @@ def test_full_disk(config: str, fail: Tool, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_explanations(error: Exception, expected: str) -> None:
     assert re.search(expected, str(explain(error)))
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (RuntimeError('CUDA out of memory'), r'train_dataloader\.batch_size lower, .*--amp$'),
+        (OSError(28, 'No space left on device'), r'free some space\. The last checkpoint is whole: --resume goes on$'),
+    ],
+)
+def test_explanations_in_a_training(error: Exception, expected: str) -> None:
+    assert re.search(expected, str(explain(error, '--resume goes on')))
 
 
 def test_a_defect_keeps_its_traceback() -> None:
@@ -321,14 +336,29 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run_tool(broken, [])
 
 
-def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ('module', 'tool', 'expected'),
+    [
+        (train_api, 'train', 'interrupted; --resume goes on from the last checkpoint\n'),
+        (demo, 'demo', 'interrupted; the same command goes on from the last checkpoint\n'),
+        (test_api, 'evaluate', 'interrupted\n'),
+        (visualize, 'visualize', 'interrupted\n'),
+        (flops, 'get_flops', 'interrupted\n'),
+    ],
+)
+def test_ctrl_c(
+    module: Any, tool: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where there is a training is one spoken of."""
+
     def interrupted(argv: Any) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(module, tool, interrupted)
     with pytest.raises(SystemExit) as stop:
-        run_tool(interrupted, [])
+        module.main([])
     assert stop.value.code == 130
-    assert '--resume' in capsys.readouterr().err
+    assert capsys.readouterr().err == expected
 
 
 def test_near() -> None:

@@ -308,8 +308,15 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert path.read_bytes() == drawn.read_bytes()
     path = visualize.visualize([str(config), '--out', 'truth.png', *options])
     assert cv2.imread(str(path)).shape[1] == 36 + 2 * (CELL + 36)
-    with pytest.raises(UserError, match=rf'checkpoint not found: no file {tmp_path}/no\.pth'):
+    with pytest.raises(UserError, match=r'checkpoint not found: no\.pth; .* has weights\.pth'):
         visualize.visualize([str(config), 'no.pth'])
+    torch.save({'state_dict': {'fc.bias': torch.zeros(2)}}, 'other.pth')
+    with pytest.raises(UserError, match=r'other\.pth: 0 of the .* belongs to another model'):
+        visualize.visualize([str(config), 'other.pth', '--out', 'other.png'])
+    assert not Path('other.png').exists()
+    missing = ['test_dataloader.dataset.ann_file=gone.json', 'test_dataloader.dataset.data_root=']
+    with pytest.raises(UserError, match=r'missing data: gone\.json \(needed by test_dataloader'):
+        visualize.visualize([str(config), 'weights.pth', '--cfg-options', *missing])
     with pytest.raises(UserError, match='index 7: the data set has the images 0 to 2'):
         visualize.visualize([str(config), '--indices', '7'])
 

@@ -34,14 +34,23 @@ def test_a_detector_that_learnt_nothing_is_not_called_a_success(tmp_path: Path) 
     folder = tmp_path / 'a folder'
     folder.mkdir()
     (folder / 'small.py').write_text(SMALL, encoding='utf-8')
-    done = run_demo(folder, '--config', 'small.py', '--train-images', '4', '--val-images', '2')
+    options = ['--cfg-options', 'train_cfg.max_epochs=1']
+    done = run_demo(folder, '--config', 'small.py', '--train-images', '4', '--val-images', '2', *options)
     assert done.returncode == 2, done.stderr[-3000:]
     assert 'error: coco/bbox_mAP_50 is 0.0' in done.stderr
     assert (folder / 'work_dirs' / 'demo' / 'detections.png').read_bytes().startswith(b'\x89PNG')
-    assert (folder / 'work_dirs' / 'demo' / 'epoch_1.pth').is_file()
+    checkpoint = folder / 'work_dirs' / 'demo' / 'epoch_1.pth'
+    first = checkpoint.read_bytes()
     assert (folder / 'data' / 'shapes' / 'annotations' / 'instances_val2017.json').is_file()
     for step in ('1/4', '2/4', '3/4', '4/4', 'coco/segm_mAP', 'detections.png'):
         assert step in done.stdout
+    line = '--out work_dirs/demo/detections.png --work-dir work_dirs/demo --cfg-options train_cfg.max_epochs=1'
+    assert f'  python tools/visualize.py small.py work_dirs/demo/epoch_1.pth {line}\n' in done.stdout
+
+    done = run_demo(folder, '--config', 'small.py', '--train-images', '6', '--val-images', '2')
+    assert 'Epoch(train)' in done.stdout, 'trained on the new images, not drawn with the old model'
+    assert (folder / 'work_dirs' / 'demo' / 'old1' / 'epoch_1.pth').read_bytes() == first
+    assert checkpoint.read_bytes() != first
 
 
 @pytest.mark.slow
