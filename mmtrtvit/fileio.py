@@ -37,7 +37,7 @@ _WAY_OUT = {
 }
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
     """Write ``data`` to ``path``, whole or not at all.
 
     Args:

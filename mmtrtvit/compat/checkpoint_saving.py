@@ -124,7 +124,8 @@ def install() -> None:
             return
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        atomic_write_bytes(filename, buffer.getvalue())
+        with buffer.getbuffer() as content:  # not getvalue(): that is a second copy in memory
+            atomic_write_bytes(filename, content)
 
     save_checkpoint._mmtrtvit = True  # type: ignore[attr-defined]  # marks the function as ours
     for module in (mmengine_checkpoint, mmengine_runner, mmengine.runner):
