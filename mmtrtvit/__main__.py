@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib
 import sys
 
+#: Word on the command line (also with hyphens): module of ``mmtrtvit.apis``, purpose. ``tools/`` has the same names.
 _TOOLS = {
     'train': ('train', 'train a model'),
     'test': ('test', 'evaluate a checkpoint'),
     'get_flops': ('flops', 'count parameters and multiply-adds'),
     'print_config': ('print_config', 'print a config with all it inherits'),
+    'visualize': ('visualize', 'draw what a checkpoint finds beside the ground truth'),
+    'demo': ('demo', 'generate images, train on them, evaluate, draw'),
 }
 
 
 def main() -> None:
     """Hand the command line over to the tool that its first word names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in _TOOLS:
-        wanted = sys.argv[1] if len(sys.argv) > 1 else ''
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ''
+    tool = wanted.replace('-', '_')
+    if tool not in _TOOLS:
         tools = '\n'.join(f'  {name:14}{purpose}' for name, (_, purpose) in _TOOLS.items())
         usage = f'usage: python -m mmtrtvit TOOL ...   (TOOL --help for its arguments)\n{tools}'
         if wanted in ('-h', '--help'):
@@ -24,7 +28,7 @@ def main() -> None:
             return
         print(f'{usage}\nerror: no tool {wanted!r}' if wanted else usage, file=sys.stderr)
         raise SystemExit(2)
-    importlib.import_module(f'mmtrtvit.apis.{_TOOLS[sys.argv[1]][0]}').main(sys.argv[2:])
+    importlib.import_module(f'mmtrtvit.apis.{_TOOLS[tool][0]}').main(sys.argv[2:])
 
 
 if __name__ == '__main__':

@@ -23,12 +23,36 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
+        type=key_value,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. train_dataloader.batch_size=4 model.backbone.arch=a; '
         'a list is key="[a,b]" or key=a,b',
     )
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+
+
+def key_value(word: str) -> str:
+    """Check one word of ``--cfg-options``, as the ``type`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not of the form KEY=VALUE.
+    """
+    if not word.partition('=')[0] or '=' not in word:
+        raise argparse.ArgumentTypeError(f'{word!r} is not KEY=VALUE')
+    return word
+
+
+class _Options(DictAction):
+    """mmengine's reader of ``--cfg-options``, with an error of the command line for brackets that do not close."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 def resolve_config(name: str) -> Path:

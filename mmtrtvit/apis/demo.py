@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmtrtvit.apis import test, train, visualize
-from mmtrtvit.apis.config import load_config
+from mmtrtvit.apis.config import key_value, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.datasets.writer import DatasetError, Parameters, generate
 
@@ -34,7 +34,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--work-dir', default='work_dirs/demo', help='logs, checkpoint and picture (%(default)s)')
     parser.add_argument('--train-images', type=int, default=500, help='images to generate (%(default)s)')
     parser.add_argument('--val-images', type=int, default=100, help='held-out images (%(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train and test')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], type=key_value, metavar='KEY=VALUE', help='passed on to every step'
+    )
     return parser.parse_args(argv)
 
 

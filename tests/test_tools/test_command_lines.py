@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mmdet
 import pytest
 import torch
 from mmengine import load as load_file
 
-from mmtrtvit.__main__ import main
+from mmtrtvit.__main__ import _TOOLS, main
 from mmtrtvit.apis.train import train
 from tests.tiny import make_detector
 
@@ -103,11 +104,47 @@ def test_mmdets_own_tool_gets_the_mends(trained: Path) -> None:
     assert len(losses(done.stdout)) == 3
 
 
-@pytest.mark.parametrize(('words', 'message'), [(['trian'], "error: no tool 'trian'"), ([], '  print_config  ')])
+@pytest.mark.parametrize(('words', 'message'), [(['trian'], "error: no tool 'trian'"), ([], '  demo  ')])
 def test_mispelt_tool(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, 'argv', ['mmtrtvit', *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('hyphens', [False, True])
+@pytest.mark.parametrize('tool', sorted(path.stem for path in TOOLS.glob('*.py') if path.stem != 'setup_env'))
+def test_every_tool_is_there_without_a_checkout(
+    tool: str, hyphens: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``python -m mmtrtvit TOOL`` is ``tools/TOOL.py``."""
+    monkeypatch.setattr(sys, 'argv', ['mmtrtvit', tool.replace('_', '-') if hyphens else tool, '--help'])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: {tool}.py ')
+    assert list(_TOOLS).count(tool) == 1
+    assert f'from mmtrtvit.apis.{_TOOLS[tool][0]} import main' in (TOOLS / f'{tool}.py').read_text()
+
+
+@pytest.mark.parametrize('tool', ['train', 'demo', 'get_flops'])
+@pytest.mark.parametrize(
+    ('word', 'message'),
+    [
+        ('foo', "--cfg-options: 'foo' is not KEY=VALUE"),
+        ('=3', "--cfg-options: '=3' is not KEY=VALUE"),
+        ('a=[1,(2', '--cfg-options: Imbalanced brackets exist in [1,(2'),
+    ],
+)
+def test_options_that_are_none(
+    tool: str, word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ['--config', 'x.py'] if tool == 'demo' else ['x.py']
+    monkeypatch.setattr(sys, 'argv', ['mmtrtvit', tool, *config, '--cfg-options', 'b=1', word])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
