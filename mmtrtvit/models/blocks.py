@@ -12,6 +12,8 @@ Letters in comments: B batch, C channels, H and W height and width, N = H * W to
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,16 @@ from mmcv.cnn.bricks import DropPath
 
 # ResNet (arXiv 1512.03385, table 1): the 3x3 of a BottleNeck works on a quarter of the block's width.
 EXPANSION = 4
+
+
+def is_integer(value: object) -> bool:
+    """Whether an argument is an integer; ``True`` and ``False`` are not, numpy's are."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether an argument is a real number; ``True`` and ``False`` are not, numpy's are."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -49,12 +61,12 @@ class BlockOptions:
     norm_cfg: dict[str, Any] = field(default_factory=lambda: dict(type='BN'))
 
     def __post_init__(self) -> None:
-        if not 0 < self.mix_ratio < 1:
-            raise ValueError(f'mix_ratio={self.mix_ratio} is not between 0 and 1 (both excluded)')
-        if self.mlp_ratio <= 0:
-            raise ValueError(f'mlp_ratio={self.mlp_ratio} is not positive')
-        if self.head_dim < 1 or self.head_dim != int(self.head_dim):
-            raise ValueError(f'head_dim={self.head_dim} is not a positive integer')
+        if not is_number(self.mix_ratio) or not 0 < self.mix_ratio < 1:
+            raise ValueError(f'mix_ratio={self.mix_ratio!r} is not a number between 0 and 1 (both excluded)')
+        if not is_number(self.mlp_ratio) or not 0 < self.mlp_ratio < math.inf:
+            raise ValueError(f'mlp_ratio={self.mlp_ratio!r} is not a positive number')
+        if not is_integer(self.head_dim) or self.head_dim < 1:
+            raise ValueError(f'head_dim={self.head_dim!r} is not a positive integer')
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

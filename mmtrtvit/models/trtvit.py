@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from mmcv.cnn import ConvModule, fuse_conv_bn
+from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit, constant_init, update_init_info
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck
+from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck, is_integer, is_number
 from mmtrtvit.models.warm_start import LoadReport, load_weights
 
 NUM_STAGES = 4
@@ -177,16 +177,18 @@ class TRTViT(BaseModule):
         super().__init__(init_cfg)
         self.arch = parse_arch(arch)
         self.out_indices = _parse_out_indices(out_indices)
-        if not -1 <= frozen_stages <= NUM_STAGES:
-            raise ValueError(f'TRTViT: frozen_stages={frozen_stages} is not between -1 and {NUM_STAGES}')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'TRTViT: drop_path_rate={drop_path_rate} is not in [0, 1)')
+        if not is_integer(frozen_stages) or not -1 <= frozen_stages <= NUM_STAGES:
+            raise ValueError(f'TRTViT: frozen_stages={frozen_stages!r} is not an integer between -1 and {NUM_STAGES}')
+        if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f'TRTViT: drop_path_rate={drop_path_rate!r} is not a number in [0, 1)')
+        if not is_integer(in_channels) or in_channels < 1:
+            raise ValueError(f'TRTViT: in_channels={in_channels!r} is not a positive integer')
         self.frozen_stages = frozen_stages
         self.in_channels = in_channels
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.zero_init_residual = zero_init_residual
-        norm_cfg = dict(norm_cfg) if norm_cfg else dict(type='BN')
+        norm_cfg = dict(type='BN') if norm_cfg is None else _check_norm(norm_cfg, self.arch['stem_channels'])
         try:
             options = BlockOptions(mix_ratio, mlp_ratio, head_dim, mix_projection, mix_residual, norm_cfg)
         except ValueError as error:
@@ -332,10 +334,27 @@ def make_stem(kind: str, in_channels: int, channels: int, norm_cfg: dict[str, An
 
 
 def _parse_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not given or not all(isinstance(index, int) and -NUM_STAGES <= index < NUM_STAGES for index in given):
+    given = tuple(out_indices) if isinstance(out_indices, (list, tuple, range)) else (out_indices,)
+    if not given or not all(is_integer(index) and -NUM_STAGES <= index < NUM_STAGES for index in given):
         raise ValueError(f'TRTViT: out_indices={out_indices!r} is not one or some of the stages 0 to {NUM_STAGES - 1}')
     return tuple(sorted({index % NUM_STAGES for index in given}))
+
+
+def _check_norm(norm_cfg: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return a copy of ``norm_cfg`` if it makes a norm for ``channels`` channels.
+
+    Raises:
+        ValueError: It does not; mmcv's own words for a misspelt type are that it cannot find ``None``.
+    """
+    try:
+        build_norm_layer(dict(norm_cfg), channels)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        why = f' for {channels} channels: {error}' if 'Cannot find' not in str(error) else ''
+        raise ValueError(
+            f'TRTViT: norm_cfg={norm_cfg!r} makes no norm{why}; '
+            "write dict(type='BN'), dict(type='SyncBN'), dict(type='GN', num_groups=32) or another norm of mmcv"
+        ) from error
+    return dict(norm_cfg)
 
 
 def _recomputed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
