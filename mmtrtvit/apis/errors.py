@@ -21,6 +21,12 @@ _TOO_BIG = 'make the images smaller or set test_dataloader.batch_size lower'
 _TOO_BIG_TO_TRAIN = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
 
 
+_WITHOUT_DOWNLOAD = (
+    'For what a backbone begins with: --cfg-options model.backbone.init_cfg.checkpoint=PATH, '
+    'or for random weights model.backbone.init_cfg=None'
+)
+
+
 class UserError(Exception):
     """Something the user can put right; the message names the file or value and the way out."""
 
@@ -75,8 +81,7 @@ def explain(error: Exception, going_on: str = '') -> str | None:
 
     text = _own_words(error)
     if isinstance(error, CheckpointError):
-        without = ', or begin with random weights: --cfg-options model.backbone.init_cfg=None'
-        return text + (without if 'cannot be downloaded' in text else '')
+        return f'{text}. {_WITHOUT_DOWNLOAD}' if 'cannot be downloaded' in text else text
     if any(words in text for words in _NO_GPU):
         return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
     if 'out of memory' in text:

@@ -240,6 +240,16 @@ def test_checkpoints(config: str, tmp_path: Path, fail: Tool) -> None:
     assert 'w/last_checkpoint names /gone/epoch_1.pth' in fail(train_api.main, config, '--resume', '--work-dir', 'w')
 
 
+def test_weights_that_cannot_be_downloaded(config: str, fail: Tool) -> None:
+    """As when the default configs are used without a network; nothing listens on port 9."""
+    url = 'http://127.0.0.1:9/w.pth'
+    options = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={url}']
+    message = fail(train_api.main, config, '--cfg-options', *options)
+    assert message.startswith(f'{url}: cannot be downloaded (')
+    assert 'model.backbone.init_cfg.checkpoint=PATH, ' in message
+    assert message.endswith('model.backbone.init_cfg=None')
+
+
 @pytest.mark.parametrize('tool', ['test', 'resume', 'load_from'])
 def test_checkpoint_of_another_model(config: str, tmp_path: Path, fail: Tool, tool: str) -> None:
     path = checkpoint(

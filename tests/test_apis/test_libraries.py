@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine import load as load_file
@@ -36,9 +38,14 @@ def test_segmentor(tmp_path: Path) -> None:
     assert [path.name for path in Path('whole').glob('best_mIoU_*.pth')] == ['best_mIoU_iter_6.pth']
     metrics = evaluate([config, 'whole/iter_6.pth', '--out', 'r.pkl', '--show-dir', 'shown'])
     assert set(metrics) >= {'mIoU', 'aAcc', 'mAcc'}
-    assert 0 <= metrics['mIoU'] <= 100
     results = load_file('r.pkl')
     assert [tuple(result['pred_sem_seg']['data'].shape) for result in results] == [(1, 32, 32)] * 4
+    found = np.stack([result['pred_sem_seg']['data'][0].numpy() for result in results])
+    masks = sorted((tmp_path / 'data' / 'masks').glob('*.png'))
+    truth = np.stack([cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) for mask in masks])
+    shares = [((found == k) & (truth == k)).sum() / ((found == k) | (truth == k)).sum() for k in range(3)]
+    assert metrics['mIoU'] == pytest.approx(100 * np.mean(shares), abs=0.0051)
+    assert metrics['aAcc'] == pytest.approx(100 * (found == truth).mean(), abs=0.0051)
     # in one process the visualizer of the training is used again, with its folder
     assert len(list(Path().rglob('vis_image/test_*.png'))) == 4
 
