@@ -20,6 +20,9 @@ from tests.tiny import make_detector
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
+# --standalone takes a port that is free
+TORCHRUN = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)
+
 
 def start(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -49,15 +52,15 @@ def test_training_without_coco_ends_with_one_line(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_the_cpu(tmp_path: Path) -> None:
-    """gloo, although the config says nccl; then evaluation in two processes; the ranks see different data."""
+    """gloo, although the config says nccl; the epochs are shared between the two, and both evaluate at the end."""
     config = make_detector(tmp_path, images=8)
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', 29511]
     done = start(
-        *torchrun, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out',
-        cwd=tmp_path, CUDA_VISIBLE_DEVICES='',
+        *TORCHRUN, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out',
+        '--cfg-options', 'model.test_cfg.score_thr=0.0', cwd=tmp_path, CUDA_VISIBLE_DEVICES='',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(done.stdout)) == 4, 'two epochs of 8 images, 2 a process'
+    assert 'coco/bbox_mAP: ' in done.stdout
     assert "backend='nccl'" in (tmp_path / 'out' / 'detector.py').read_text()
     assert (tmp_path / 'out' / 'last_checkpoint').read_text().endswith('epoch_2.pth')
 
@@ -65,8 +68,7 @@ def test_two_processes_on_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two GPUs')
 def test_two_processes_on_gpus(tmp_path: Path) -> None:
     config = make_detector(tmp_path, images=8)
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', 29512]
-    done = start(*torchrun, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out', cwd=tmp_path)
+    done = start(*TORCHRUN, TOOLS / 'train.py', config, '--launcher', 'pytorch', '--work-dir', 'out', cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(done.stdout)) == 4
 
@@ -94,6 +96,28 @@ def test_evaluation_prints_metrics_and_writes_results_and_pictures(trained: Path
     assert len(results) == 6
     assert results[0]['pred_instances']['bboxes'].shape == (10, 4)
     assert len(list((trained / 'tested').glob('*/shown/*.png'))) == 6
+
+
+@pytest.mark.slow
+def test_evaluation_in_two_processes_finds_the_same(trained: Path) -> None:
+    """Over gloo: the results of both, in the order of one process, and the same figures."""
+    figures, results = [], []
+    for name, launch, launcher in (('one', (sys.executable,), 'none'), ('two', TORCHRUN, 'pytorch')):
+        done = start(
+            *launch, TOOLS / 'test.py', 'detector.py', 'work_dirs/detector/epoch_1.pth', '--work-dir', name,
+            '--launcher', launcher, '--out', f'{name}.pkl', '--cfg-options', 'model.test_cfg.score_thr=0.0',
+            cwd=trained, CUDA_VISIBLE_DEVICES='',
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        figures.append(re.findall(r'Epoch\(test\) .*(coco/bbox_mAP: .* coco/bbox_mAP_l: \S+)', done.stdout))
+        results.append(load_file(trained / f'{name}.pkl'))
+    assert len(figures[0]) == 1
+    assert figures[0] == figures[1]
+    assert [result['img_id'] for result in results[0]] == [1, 2, 3, 4, 5, 6]
+    for one, two in zip(*results, strict=True):
+        assert one['img_id'] == two['img_id']
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(one['pred_instances'][key], two['pred_instances'][key])
 
 
 def test_mmdets_own_tool_gets_the_mends(trained: Path) -> None:
