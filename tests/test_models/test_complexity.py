@@ -7,6 +7,9 @@ It counts trainable parameters only and a multiply-add as one operation; it coun
 as well), Linear layers, norms, ReLU and pooling, but neither functional interpolation nor attention's two matrix
 products; mmdet's tool ran the heads on 1000 random proposals and the mask head on the first 100. ResNet-101, counted in
 the same way, is the control that this is how they counted: its published Mask R-CNN totals are 63.2 M and 336 GFLOPs.
+
+These are the figures of docs/model.md and the evidence for the reconstruction. What our own tool says of the shipped
+configs is tested, among the slow tests, in tests/test_apis/test_flops.py.
 """
 
 from __future__ import annotations
