@@ -92,6 +92,7 @@ def make_detector(folder: Path, images: int = 6) -> Path:
     config.write_text(DETECTOR.format(root=f'{root}/'))
     return config
 
+
 #: A segmentor of a few thousand parameters, by iterations, on images of 32 pixels.
 SEGMENTOR = """
 _base_ = ['mmseg::_base_/default_runtime.py']
