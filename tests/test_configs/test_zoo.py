@@ -68,7 +68,7 @@ def detection_batch(classes: int) -> dict[str, Any]:
     return dict(inputs=images(generator), data_samples=samples)
 
 
-def segmentation_batch(classes: int) -> dict[str, Any]:
+def segmentation_batch(classes: int, ignore_index: int = 255) -> dict[str, Any]:
     """Two images with a random label map and some ignored pixels."""
     from mmseg.structures import SegDataSample
 
@@ -76,7 +76,7 @@ def segmentation_batch(classes: int) -> dict[str, Any]:
     samples = []
     for _ in range(2):
         labels = torch.randint(0, classes, (1, SIZE, SIZE), generator=generator)
-        labels[:, :8] = 255
+        labels[:, :8] = ignore_index
         sample = SegDataSample(metainfo=image_meta())
         sample.gt_sem_seg = PixelData(data=labels)
         samples.append(sample)
@@ -108,7 +108,7 @@ def image_meta() -> dict[str, Any]:
     )
 
 
-BATCHES: dict[str, Callable[[int], dict[str, Any]]] = {
+BATCHES: dict[str, Callable[..., dict[str, Any]]] = {
     'mmdet': detection_batch,
     'mmseg': segmentation_batch,
     'mmpretrain': classification_batch,
@@ -151,7 +151,10 @@ def assert_fixed_roi_sampling(model: dict[str, Any]) -> None:
 def test_config_builds_trains_and_predicts(name: str) -> None:
     torch.manual_seed(0)
     config, model = build(name)
-    batch = BATCHES[config.default_scope](number_of_classes(config.model))
+    options = {}
+    if config.default_scope == 'mmseg':
+        options = dict(ignore_index=config.model.decode_head.get('ignore_index', 255))
+    batch = BATCHES[config.default_scope](number_of_classes(config.model), **options)
 
     if not name.startswith('examples/'):  # a user's own config keeps mmdet's adaptive default
         assert_fixed_roi_sampling(config.model)
