@@ -89,9 +89,8 @@ def explain(filename: str, error: Exception) -> CheckpointError:
     if forbidden:
         return CheckpointError(
             f'{filename}: refused, its pickle asks for {", ".join(forbidden)}, which could run any code and is not '
-            'needed for weights. If you trust its origin, copy the weights into a new file once: python -c "import '
-            f"torch; c = torch.load('{filename}', map_location='cpu', weights_only=False); "
-            "torch.save({'state_dict': c.get('state_dict', c)}, 'weights.pth')\""
+            'needed for weights. Get it from its author as weights alone, saved where the model was trained: '
+            "torch.save({'state_dict': model.state_dict()}, 'weights.pth')"
         )
     path = Path(filename).expanduser()
     size = f' ({path.stat().st_size} bytes)' if path.is_file() else ''
