@@ -1,0 +1,193 @@
+"""RoIAlign over a feature pyramid, static in shape, with one GridSample for all levels.
+
+The levels lie on one canvas: the finest on the left, the others stacked on its right. Every RoI is mapped to the place of
+its own level, the samples of its grid are clamped to that level, and one GridSample followed by an average gives all
+RoIs; running every RoI on every level, as a graph without data-dependent shapes does otherwise, costs four times the
+work. Each level has a border of one repeated pixel, so that a coordinate rounded out of it by an ulp meets its own value.
+
+Values are those of ``torchvision.ops.roi_align``: a sample more than a pixel outside the level is 0, one within that
+pixel is clamped. Coordinates stay float32 (on a canvas of 1000 pixels float16 is half a pixel off), and so does
+the sampling.
+
+Letters: B batch, C channels, R RoIs of an image, L levels, s samples along each axis of an output cell.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor
+
+RoIAlignForm = Literal['static', 'onnx']
+
+
+def map_levels(rois: Tensor, num_levels: int, finest_scale: float = 56) -> Tensor:
+    """The pyramid level of each RoI: FPN's rule (arXiv 1612.03144, equation 1) as mmdet computes it.
+
+    ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` within 0 .. num_levels - 1, without the logarithm, which backends
+    round differently.
+
+    Args:
+        rois: ``(..., 4)`` xyxy, pixels.
+        num_levels: L.
+        finest_scale: RoIs of twice this size and more go to level 1.
+
+    Returns:
+        ``(...)`` int64.
+    """
+    x1, y1, x2, y2 = rois.float().unbind(-1)
+    ratio = torch.sqrt((x2 - x1) * (y2 - y1)) / finest_scale + 1e-6
+    level = torch.zeros(ratio.shape, dtype=torch.int64, device=rois.device)
+    for bound in range(1, num_levels):
+        level = level + (ratio >= _log2_reaches(bound)).to(torch.int64)
+    return level
+
+
+@functools.lru_cache
+def _log2_reaches(exponent: int) -> float:
+    """The smallest float32 whose float32 logarithm to base 2 rounds to ``exponent``: 2 ** 3 has one below it."""
+    bound = torch.tensor(2.0**exponent)
+    while True:
+        below = torch.nextafter(bound, torch.tensor(0.0))
+        if torch.log2(below) < exponent:
+            return float(bound)
+        bound = below
+
+
+def roi_align_pyramid(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    strides: Sequence[int | float],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int,
+    finest_scale: float = 56,
+    aligned: bool = True,
+    form: RoIAlignForm = 'static',
+) -> Tensor:
+    """RoIAlign of each RoI on its own level of a feature pyramid (arXiv 1703.06870, section 3; levels: FPN's rule).
+
+    Args:
+        features: L levels ``(B, C, H_l, W_l)``, the finest first.
+        rois: ``(B, R, 4)`` xyxy, pixels of the network's input.
+        strides: Pixels of the input to one of each level.
+        output_size: Cells (rows, columns) of the output, or one number for both.
+        sampling_ratio: s; 0 is adaptive, which only the ``onnx`` form can write down.
+        finest_scale: See ``map_levels``.
+        aligned: Whether pixel centres are at 0.5 (detectron2, mmdet) or at 0.
+        form: ``static``: the canvas; ``onnx``: ONNX's RoiAlign on every level, each RoI taking its own level's result.
+
+    Returns:
+        ``(B, R, C, rows, columns)`` in the type of the features.
+
+    Raises:
+        ValueError: If levels and strides do not match, or the form cannot do what is asked for.
+    """
+    if form not in get_args(RoIAlignForm):
+        raise ValueError(f'roi_align_pyramid: form={form!r} is not one of {", ".join(get_args(RoIAlignForm))}')
+    if len(features) != len(strides) or not features:
+        raise ValueError(f'roi_align_pyramid: {len(features)} levels and {len(strides)} strides')
+    if form == 'static' and sampling_ratio < 1:
+        raise ValueError(
+            f'roi_align_pyramid: sampling_ratio={sampling_ratio} is adaptive: the number of samples depends on the RoI and '
+            "has no static form. Train with sampling_ratio=2 (bbox_roi_extractor.roi_layer), or deploy with form='onnx'"
+        )
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    rois = rois.float()
+    levels = map_levels(rois, len(features), finest_scale)
+    if form == 'onnx':
+        return _align_every_level(features, rois, levels, strides, (rows, columns), sampling_ratio, aligned)
+    canvas, places = _canvas([feature.float() for feature in features])
+    table = canvas.new_tensor([(1.0 / stride, *place) for stride, place in zip(strides, places, strict=True)])
+    # (B, R, 5): scale, height, width, top, left of each RoI's level
+    scale, height, width, top, left = table.index_select(0, levels.reshape(-1)).reshape(*levels.shape, 5).unbind(-1)
+    offset = 0.5 if aligned else 0.0
+    x1, y1, x2, y2 = (rois * scale[..., None] - offset).unbind(-1)
+    y = _samples(y1, y2, height, rows, sampling_ratio, aligned)
+    x = _samples(x1, x2, width, columns, sampling_ratio, aligned)
+    grid_y = _canvas_coordinate(y, height, top, canvas.shape[2])
+    grid_x = _canvas_coordinate(x, width, left, canvas.shape[3])
+    return _sample_canvas(canvas, grid_y, grid_x, sampling_ratio).to(features[0].dtype)
+
+
+def _canvas(features: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int, int, int]]]:
+    """All levels on one canvas, each with a border of one repeated pixel; (height, width, top, left) of each."""
+    bordered = [F.pad(feature, (1, 1, 1, 1), mode='replicate') for feature in features]
+    places = [(features[0].shape[2], features[0].shape[3], 1, 1)]
+    if len(features) == 1:
+        return bordered[0], places
+    column = bordered[0].shape[3] + 1
+    right_width = max(level.shape[3] for level in bordered[1:])
+    right, row = [], 1
+    for feature, level in zip(features[1:], bordered[1:], strict=True):
+        places.append((feature.shape[2], feature.shape[3], row, column))
+        right.append(F.pad(level, (0, right_width - level.shape[3])))
+        row += level.shape[2]
+    halves = [bordered[0], torch.cat(right, dim=2)]
+    total = max(half.shape[2] for half in halves)
+    return torch.cat([F.pad(half, (0, 0, 0, total - half.shape[2])) for half in halves], dim=3), places
+
+
+def _samples(low: Tensor, high: Tensor, size: Tensor, cells: int, ratio: int, aligned: bool) -> Tensor:
+    """Sample positions along one axis, ``(B, R, cells * ratio)`` pixels of the level.
+
+    In torchvision's order of operations: which side of -1 a position falls on must not depend on rounding.
+    """
+    extent = high - low
+    if not aligned:
+        extent = extent.clamp(min=1.0)
+    cell = (extent / cells)[..., None]
+    start = low[..., None] + torch.arange(cells, device=low.device, dtype=low.dtype) * cell
+    within = (torch.arange(ratio, device=low.device, dtype=low.dtype) + 0.5) * cell / ratio
+    return (start[..., :, None] + within[..., None, :]).flatten(-2)
+
+
+def _canvas_coordinate(position: Tensor, size: Tensor, origin: Tensor, canvas_size: int) -> Tensor:
+    """``grid_sample``'s coordinate (-1 .. 1, corners aligned) of positions on a level; off the canvas where torchvision reads 0."""
+    size, origin = size[..., None], origin[..., None]
+    inside = (position >= -1.0) & (position <= size)
+    clamped = torch.minimum(position.clamp(min=0.0), size - 1.0) + origin
+    return torch.where(inside, clamped * (2.0 / (canvas_size - 1)) - 1.0, -3.0)
+
+
+def _sample_canvas(canvas: Tensor, grid_y: Tensor, grid_x: Tensor, ratio: int) -> Tensor:
+    """``(B, R, C, rows, columns)`` from the canvas ``(B, C, H, W)`` and positions along each axis."""
+    batch, rois, sample_rows = grid_y.shape
+    sample_columns = grid_x.shape[2]
+    channels = canvas.shape[1]
+    shape = (batch, rois, sample_rows, sample_columns)
+    grid = torch.stack((grid_x[:, :, None, :].expand(shape), grid_y[:, :, :, None].expand(shape)), dim=-1)
+    grid = grid.reshape(batch, rois * sample_rows, sample_columns, 2)
+    values = F.grid_sample(canvas, grid, mode='bilinear', padding_mode='zeros', align_corners=True)
+    if ratio > 1:
+        values = F.avg_pool2d(values, ratio)
+    values = values.reshape(batch, channels, rois, sample_rows // ratio, sample_columns // ratio)
+    return values.permute(0, 2, 1, 3, 4)
+
+
+def _align_every_level(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    strides: Sequence[int | float],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Every RoI on every level by the backend's operator, then the result of its own level."""
+    batch, count = rois.shape[:2]
+    image = torch.arange(batch, device=rois.device, dtype=rois.dtype)[:, None, None].expand(batch, count, 1)
+    flat = torch.cat((image, rois), dim=-1).reshape(batch * count, 5)
+    own = levels.reshape(-1, 1, 1, 1)
+    result: Tensor | None = None
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        aligned_rois = torchvision.ops.roi_align(
+            feature.float(), flat, output_size, 1.0 / stride, sampling_ratio, aligned
+        )
+        result = aligned_rois if result is None else torch.where(own == level, aligned_rois, result)
+    assert result is not None
+    return result.reshape(batch, count, *result.shape[1:]).to(features[0].dtype)
