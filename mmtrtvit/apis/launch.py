@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.weights import CheckWeightsHook
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-_LAUNCHED_BY = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+# what each launcher tells the processes it starts
+_TOLD = {
+    'none': (),
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
 _HOW = {
     'pytorch': 'torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch',
     'slurm': 'srun python tools/train.py CONFIG --launcher slurm',
@@ -37,19 +44,59 @@ def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         UserError: No such launcher at work, or a GPU that this machine does not have.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
-    variable = _LAUNCHED_BY.get(args.launcher)
-    if variable and variable not in os.environ:
-        raise UserError(f'--launcher {args.launcher}: {variable} is not set; start it as {_HOW[args.launcher]}')
+    missing = [variable for variable in _TOLD[args.launcher] if variable not in os.environ]
+    if missing:
+        raise UserError(f'--launcher {args.launcher}: {missing[0]} is not set; start it as {_HOW[args.launcher]}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = str(cfg.get('device', ''))
     backend = str((args.cfg_options or {}).get('env_cfg.dist_cfg.backend', ''))
     if not gpus and (device.startswith('cuda') or backend == 'nccl'):
         asked = f'device={device}' if device.startswith('cuda') else f'env_cfg.dist_cfg.backend={backend}'
         raise UserError(f'{asked}: PyTorch finds no GPU here; leave it out to run on the CPU (see nvidia-smi)')
-    if args.launcher == 'pytorch' and gpus and int(os.environ['LOCAL_RANK']) >= gpus:
-        raise UserError(f'--launcher pytorch: process {os.environ["LOCAL_RANK"]} has no GPU, there are {gpus}')
+    if args.launcher == 'slurm':
+        _meet_through_slurm(gpus)
+    elif args.launcher == 'mpi':
+        _meet_through_mpi()
+    local_rank = os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher != 'none' and gpus and int(local_rank) >= gpus:
+        raise UserError(f'--launcher {args.launcher}: process {local_rank} of this machine has no GPU, it sees {gpus}')
+
+
+def _meet_through_slurm(gpus: int) -> None:
+    """Fill in what mmengine 0.10.7 guesses: it takes even an error of ``scontrol`` for the first machine's name."""
+    rank = int(os.environ['SLURM_PROCID'])
+    os.environ['LOCAL_RANK'] = os.environ.setdefault('SLURM_LOCALID', str(rank % gpus if gpus else 0))
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_host(os.environ['SLURM_NODELIST'])
+
+
+def _first_host(nodes: str) -> str:
+    try:
+        asked = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=False)
+    except OSError as error:
+        hosts, problem = [], str(error)
+    else:
+        hosts, problem = asked.stdout.split(), asked.stderr.strip() or f'exit status {asked.returncode}'
+    if not hosts:
+        raise UserError(
+            f'--launcher slurm: `scontrol show hostname {nodes}` does not name the first machine ({problem}); '
+            'set MASTER_ADDR to its name'
+        )
+    return hosts[0]
+
+
+def _meet_through_mpi() -> None:
+    """Fill in what mmengine 0.10.7 leaves out: it wraps a model by ``LOCAL_RANK``, which Open MPI does not set."""
+    os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']
+    if 'MASTER_ADDR' in os.environ:
+        return
+    if os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') != os.environ['OMPI_COMM_WORLD_SIZE']:
+        raise UserError(
+            '--launcher mpi: the processes are on several machines and MASTER_ADDR is not set; '
+            'name the first one: mpirun -x MASTER_ADDR=HOST ...'
+        )
+    os.environ['MASTER_ADDR'] = '127.0.0.1'
 
 
 def leave_together() -> None:
