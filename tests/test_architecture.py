@@ -19,8 +19,25 @@ ALLOWED: dict[str, set[str]] = {
     'models': {'registry'},
     'datasets': {'fileio'},
     'apis': {'fileio', 'registry', 'compat', 'models', 'datasets', 'version'},
+    'deploy': {'fileio', 'registry', 'compat', 'version', 'apis'},
     '__init__': {'version', 'compat', 'models', 'registry'},
-    '__main__': {'apis'},
+    '__main__': {'apis', 'deploy'},
+}
+
+
+# folder or file of mmtrtvit/deploy -> what it may import of deploy and of the other floors
+DEPLOY: dict[str, set[str]] = {
+    '__init__': {'graphs', 'export', 'precision', 'backends', 'pipeline', 'evaluate', 'parity', 'config'},
+    'ops': set(),
+    'graphs': {'ops'},
+    'backends': {'fileio'},
+    'export': {'graphs', 'ops', 'fileio'},
+    'precision': {'graphs', 'export', 'fileio'},
+}
+# packages that a floor of deploy must do without
+FOREIGN = {
+    'ops': ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'),
+    'backends': ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'),
 }
 
 
@@ -28,8 +45,8 @@ def floor_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 
-def imports_of_ours(path: Path) -> Iterator[str]:
-    """Floors that a file imports, wherever in the file."""
+def imported_names(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, wherever in the file."""
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path}: relative import'
@@ -38,10 +55,15 @@ def imports_of_ours(path: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        for name in names:
-            parts = name.split('.')
-            if parts[0] == 'mmtrtvit' and len(parts) > 1:
-                yield parts[1]
+        yield from names
+
+
+def imports_of_ours(path: Path) -> Iterator[str]:
+    """Floors that a file imports."""
+    for name in imported_names(path):
+        parts = name.split('.')
+        if parts[0] == 'mmtrtvit' and len(parts) > 1:
+            yield parts[1]
 
 
 def test_every_module_imports_downwards_only() -> None:
@@ -65,3 +87,21 @@ def test_models_need_no_detector_library() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split('.')[0] for name in names} & {'mmdet', 'mmseg', 'mmpretrain'}, path
+
+
+def test_the_floors_of_deploy() -> None:
+    """ops knows torch alone, backends know ONNX and tensors, graphs know no backend."""
+    wrong = []
+    root = PACKAGE / 'deploy'
+    for path in sorted(root.rglob('*.py')):
+        floor = path.relative_to(root).parts[0].removesuffix('.py')
+        for name in imported_names(path):
+            parts = name.split('.')
+            if parts[0] in FOREIGN.get(floor, ()):
+                wrong.append(f'{path.relative_to(PACKAGE)} imports {name}')
+            if parts[0] != 'mmtrtvit' or len(parts) < 2 or floor not in DEPLOY:
+                continue
+            used = parts[2] if parts[1] == 'deploy' and len(parts) > 2 else parts[1]
+            if used != floor and used not in DEPLOY[floor]:
+                wrong.append(f'{path.relative_to(PACKAGE)} imports {name}')
+    assert wrong == []

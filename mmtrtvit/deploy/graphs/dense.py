@@ -1,0 +1,184 @@
+"""One-stage detectors: candidates of all levels, decoded, filtered and suppressed in plain tensors.
+
+The arithmetic follows ``mmdet.models.dense_heads.base_dense_head.BaseDenseHead`` (mmdet 3.3.0): per level the
+``nms_pre`` best (prior, class) pairs over ``score_thr``, then decoding, then NMS over all levels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmtrtvit.deploy.graphs.base import (
+    DENSE_HEADS,
+    MODEL_GRAPHS,
+    DeployGraph,
+    Float32Island,
+    GraphOptions,
+    UnsupportedModelError,
+    feature_shapes,
+    lookup,
+    register,
+)
+from mmtrtvit.deploy.ops.boxes import decode_deltas, decode_distances, gather_rows, top_k_classes
+from mmtrtvit.deploy.ops.nms import select_detections
+
+#: Score of a candidate under ``score_thr``; every real score is at least 0.
+INVALID = -1.0
+MAX_TOP_K = 3840
+
+
+def nms_settings(test_cfg: Any, where: str) -> tuple[float, bool]:
+    """Return the IoU threshold and whether classes suppress each other.
+
+    Raises:
+        UnsupportedModelError: Another algorithm than plain NMS is asked for.
+    """
+    nms = dict(test_cfg.nms)
+    kind = nms.get('type', 'nms')
+    if kind != 'nms':
+        raise UnsupportedModelError(
+            f'{where}.nms.type={kind!r} has no static form: set it to nms and measure the accuracy'
+        )
+    return float(nms.get('iou_threshold', 0.5)), bool(nms.get('class_agnostic', False))
+
+
+def decode_boxes(coder: Any, priors: Tensor, predictions: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Decode with one of mmdet's coders.
+
+    Args:
+        coder: ``DeltaXYWHBBoxCoder`` or ``DistancePointBBoxCoder``.
+        priors: ``(B, N, 4)`` anchors or ``(B, N, 2)`` points, pixels.
+        predictions: ``(B, N, 4)``.
+        shape: ``(H, W)`` to clip to.
+
+    Returns:
+        ``(B, N, 4)`` xyxy float32.
+    """
+    kind = type(coder).__name__
+    clip = shape if getattr(coder, 'clip_border', True) else None
+    if kind == 'DeltaXYWHBBoxCoder':
+        return decode_deltas(
+            priors,
+            predictions,
+            means=coder.means,
+            stds=coder.stds,
+            max_shape=clip,
+            add_ctr_clamp=coder.add_ctr_clamp,
+            ctr_clamp=coder.ctr_clamp,
+        )
+    if kind == 'DistancePointBBoxCoder':
+        return decode_distances(priors, predictions, max_shape=clip)
+    raise UnsupportedModelError(f'box coder {kind} has no graph: DeltaXYWHBBoxCoder and DistancePointBBoxCoder have')
+
+
+class DenseHead(Float32Island):
+    """Candidates of a dense head: the part after the head's convolutions.
+
+    Args:
+        head: The mmdet head.
+        shapes: ``(H, W)`` of each level.
+        options: As for the graph.
+    """
+
+    def __init__(self, head: Any, shapes: list[tuple[int, int]], options: GraphOptions) -> None:
+        super().__init__()
+        cfg = head.test_cfg
+        self.image_shape = options.shape
+        self.num_classes = head.cls_out_channels
+        self.use_sigmoid = head.use_sigmoid_cls
+        self.coder = head.bbox_coder
+        self.nms = options.nms
+        self.iou_threshold, self.class_agnostic = nms_settings(cfg, f'{type(head).__name__}.test_cfg')
+        self.score_threshold = float(cfg.get('score_thr', 0))
+        min_size = cfg.get('min_bbox_size', -1)
+        self.min_size = float(min_size) if min_size >= 0 else None
+        self.max_dets = options.max_dets or int(cfg.max_per_img)
+        nms_pre = int(cfg.get('nms_pre', -1))
+        self.nms_pre = min(nms_pre, MAX_TOP_K) if nms_pre > 0 else MAX_TOP_K
+        priors = head.prior_generator.grid_priors(shapes, device='cpu')
+        for level, prior in enumerate(priors):
+            self.register_buffer(f'priors_{level}', prior[None].float())  # (1, N, 4) or (1, N, 2)
+
+    def scores(self, logits: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return class scores ``(B, N, C)`` in [0, 1] and a factor ``(B, N)`` or None, of the raw outputs."""
+        logits = logits.float()
+        scores = logits.sigmoid() if self.use_sigmoid else logits.softmax(-1)[..., :-1]
+        return scores, None if factor is None else factor.float()[..., 0].sigmoid()
+
+    def forward(self, outputs: tuple[list[Tensor], ...]) -> tuple[Tensor, ...]:
+        """Return boxes ``(B, M, 4)``, scores ``(B, M)``, labels ``(B, M)``, num_dets ``(B,)``, exact ``(B,)``.
+
+        Args:
+            outputs: Of the mmdet head: class logits ``(B, A * C, H, W)``, box predictions ``(B, A * 4, H, W)`` and,
+                in some heads, score factors ``(B, A, H, W)``, a list over levels each.
+        """
+        boxes, scores, labels = [], [], []
+        for level, parts in enumerate(zip(*outputs, strict=True)):
+            logits, deltas, *factors = map(flatten_level, parts, self.columns())
+            level_scores, factor = self.scores(logits, factors[0] if factors else None)
+            count = level_scores.shape[1] * level_scores.shape[2]
+            best, index, label = top_k_classes(level_scores, min(self.nms_pre, count, MAX_TOP_K))
+            valid = best > self.score_threshold
+            if factor is not None:
+                best = best * gather_rows(factor, index)
+            priors = self.get_buffer(f'priors_{level}').expand(logits.shape[0], -1, -1)
+            boxes.append(
+                decode_boxes(self.coder, gather_rows(priors, index), gather_rows(deltas, index), self.image_shape)
+            )
+            scores.append(torch.where(valid, best, INVALID))
+            labels.append(label)
+        found = select_detections(
+            torch.cat(boxes, 1),
+            torch.cat(scores, 1),
+            torch.cat(labels, 1),
+            score_threshold=INVALID / 2,
+            iou_threshold=self.iou_threshold,
+            max_dets=self.max_dets,
+            class_agnostic=self.class_agnostic,
+            options=self.nms,
+            min_size=self.min_size,
+        )
+        return found.boxes, found.scores, found.labels, found.num_dets, found.exact
+
+    def columns(self) -> tuple[int, int, int]:
+        """Return the numbers per prior: class logits, box values, score factors."""
+        return self.num_classes, int(self.coder.encode_size), 1
+
+
+def flatten_level(x: Tensor, columns: int) -> Tensor:
+    """``(B, A * columns, H, W)`` to ``(B, H * W * A, columns)``, in the order of mmdet's priors."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)
+
+
+@register(DENSE_HEADS, 'RetinaHead', 'RetinaSepBNHead')
+class RetinaHead(DenseHead):
+    """RetinaNet (arXiv 1708.02002): anchors and deltas, a sigmoid per class."""
+
+
+@register(MODEL_GRAPHS, 'RetinaNet', 'ATSS', 'FCOS', 'RTMDet', 'SingleStageDetector')
+class SingleStageGraph(DeployGraph):
+    """Backbone, neck, dense head and its decoding."""
+
+    task = 'detection'
+    output_names = ('boxes', 'scores', 'labels', 'num_dets', 'exact')
+
+    def __init__(self, model: Any, options: GraphOptions) -> None:
+        super().__init__(model, options)
+        kind = lookup(DENSE_HEADS, model.bbox_head, 'dense head')
+        self.backbone = model.backbone
+        self.neck = model.neck if model.with_neck else nn.Identity()
+        self.head = model.bbox_head
+        with torch.no_grad():
+            shapes = feature_shapes(self.features(torch.zeros(1, 3, *options.shape)))
+        self.detections = kind(model.bbox_head, shapes, options)
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the levels of the pyramid."""
+        return tuple(self.neck(self.backbone(x)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels, num_dets and exact."""
+        return self.detections(self.head(self.features(self.normalize(image))))
