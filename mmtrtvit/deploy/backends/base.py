@@ -39,6 +39,7 @@ __all__ = [
     'Progress',
     'Runner',
     'TensorSpec',
+    'find_device',
 ]
 
 
@@ -259,7 +260,7 @@ class Backend(ABC):
         available = self.availability()
         if not available.version:
             raise BackendError(f'{path}: cannot be loaded: {available.no_run or available.no_build}')
-        target = _device(device)
+        target = find_device(device)
         self._verify(path, available.version, target, require_card)
         if not available.can_run:
             raise BackendError(f'{path}: cannot be run: {available.no_run}')
@@ -299,7 +300,7 @@ class Backend(ABC):
         """Load a file that is there and whose card was verified."""
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
     """A device that is there, with its number.
 
     Raises:

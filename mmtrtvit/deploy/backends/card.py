@@ -117,7 +117,7 @@ class EngineCard:
                 f'{source}: not an engine card: {type(values).__name__} instead of an object; {_REBUILD}'
             )
         version = values.get('schema_version')
-        if not _is_whole(version):
+        if not isinstance(version, int) or isinstance(version, bool):
             raise BackendError(f'{source}: not an engine card: schema_version={version!r}; {_REBUILD}')
         if version != SCHEMA_VERSION:
             newer = 'update mmtrtvit' if version > SCHEMA_VERSION else _REBUILD

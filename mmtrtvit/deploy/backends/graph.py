@@ -14,7 +14,7 @@ from mmtrtvit.deploy.backends.types import BackendError, TensorSpec
 
 __all__ = ['GraphFacts', 'load_model', 'read_graph', 'write_model']
 
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: 'float32',
     onnx.TensorProto.FLOAT16: 'float16',
     onnx.TensorProto.BFLOAT16: 'bfloat16',

@@ -251,7 +251,7 @@ def _is_number(value: object) -> bool:
 
 
 def _known_keys(cls: type, values: Mapping[str, Any]) -> None:
-    known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]  # both callers are dataclasses
+    known = [entry.name for entry in fields(cls)]
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

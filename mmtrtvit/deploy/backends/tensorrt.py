@@ -197,8 +197,8 @@ class TensorRTBackend(Backend):
         if not hasattr(self._api.HardwareCompatibilityLevel, level):
             version = self._api.__version__
             raise BackendError(
-                f'BuildOptions.hardware_compatible={options.hardware_compatible!r}: {self.title} {version} does not have '
-                "it: use 'ampere_plus' or 'none'"
+                f'BuildOptions.hardware_compatible={options.hardware_compatible!r}: {self.title} {version} does not '
+                "have it: use 'ampere_plus' or 'none'"
             )
         config.hardware_compatibility_level = getattr(self._api.HardwareCompatibilityLevel, level)
 
@@ -270,8 +270,8 @@ class TensorRTRTXBackend(TensorRTBackend):
     def _refuse_unknown(self, options: BuildOptions | LoadOptions, known: frozenset[str]) -> None:
         if isinstance(options, BuildOptions) and options.timing_cache is not None:
             raise BackendError(
-                f'BuildOptions.timing_cache={options.timing_cache!r}: TensorRT-RTX measures nothing while it builds and '
-                'has no timing cache: leave it out'
+                f'BuildOptions.timing_cache={options.timing_cache!r}: TensorRT-RTX measures nothing while it builds '
+                'and has no timing cache: leave it out'
             )
         if isinstance(options, BuildOptions) and options.hardware_compatible != 'none':
             raise BackendError(

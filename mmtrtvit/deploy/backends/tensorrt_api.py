@@ -64,7 +64,7 @@ def make_logger(api: Any) -> Any:
         An ``ILogger`` with ``errors`` and ``warnings``, lists of text.
     """
 
-    class Logger(api.ILogger):  # type: ignore[misc]  # the base class is only known at run time
+    class Logger(api.ILogger):
         def __init__(self) -> None:
             api.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -95,7 +95,7 @@ def make_monitor(api: Any, progress: Progress | None, cancellation: Cancellation
     Nothing may be raised through native frames, so an error of the callback cancels and is kept.
     """
 
-    class Monitor(api.IProgressMonitor):  # type: ignore[misc]  # the base class is only known at run time
+    class Monitor(api.IProgressMonitor):
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
@@ -229,7 +229,10 @@ def _inspected_precision(layer: dict[str, Any]) -> str:
     """The type of a layer's first floating input or output; a product on int8 data counts as int8."""
     for side in ('Inputs', 'Outputs'):
         for tensor in layer.get(side) or ():
-            text = str(tensor.get('Format/Datatype', tensor.get('Datatype', ''))) if isinstance(tensor, dict) else ''
+            if not isinstance(tensor, dict):
+                continue
+            # 10: 'Format/Datatype'; 11 split it into two fields.
+            text = ' '.join(str(value) for key, value in tensor.items() if 'type' in key.lower() or key == 'Format')
             for precision, pattern in _INSPECTED:
                 if pattern.search(text):
                     return precision
