@@ -1,0 +1,2 @@
+_base_ = 'onnxruntime.py'
+backend_config = dict(precision='int8')

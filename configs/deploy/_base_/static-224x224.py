@@ -1,0 +1,1 @@
+onnx_config = dict(height=224, width=224)

@@ -1,0 +1,1 @@
+onnx_config = dict(height=320, width=320)

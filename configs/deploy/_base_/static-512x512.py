@@ -1,0 +1,1 @@
+onnx_config = dict(height=512, width=512)

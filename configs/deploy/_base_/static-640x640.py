@@ -1,0 +1,1 @@
+onnx_config = dict(height=640, width=640)

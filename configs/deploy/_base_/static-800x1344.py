@@ -1,0 +1,1 @@
+onnx_config = dict(height=800, width=1344)

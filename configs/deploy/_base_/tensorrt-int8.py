@@ -1,0 +1,2 @@
+_base_ = 'tensorrt.py'
+backend_config = dict(precision='int8')

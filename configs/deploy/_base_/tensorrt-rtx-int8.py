@@ -1,0 +1,2 @@
+_base_ = 'tensorrt-rtx.py'
+backend_config = dict(precision='int8')

@@ -1,0 +1,1 @@
+_base_ = ['_base_/detection.py', '_base_/tensorrt-rtx-fp16.py', '_base_/static-320x320.py']

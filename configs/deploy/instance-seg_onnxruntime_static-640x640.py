@@ -1,0 +1,1 @@
+_base_ = ['_base_/instance-seg.py', '_base_/onnxruntime.py', '_base_/static-640x640.py']

@@ -1,0 +1,1 @@
+_base_ = ['_base_/instance-seg.py', '_base_/tensorrt-rtx-int8.py', '_base_/static-320x320.py']
