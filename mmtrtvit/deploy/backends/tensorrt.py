@@ -29,7 +29,7 @@ from mmtrtvit.deploy.backends.tensorrt_api import (
     tensor_dtype,
 )
 from mmtrtvit.deploy.backends.trtexec import trtexec_line
-from mmtrtvit.deploy.backends.types import Availability, BackendError, Progress, TensorSpec
+from mmtrtvit.deploy.backends.types import Availability, BackendError, MissingPartError, Progress, TensorSpec
 from mmtrtvit.fileio import atomic_write_bytes
 
 __all__ = ['RTX_CAPABILITIES', 'TensorRTBackend', 'TensorRTRTXBackend']
@@ -46,6 +46,8 @@ _HINTS = {
     'NonZero': 'its output has no fixed shape; express it with masks and TopK',
     'RoiAlign': "export with roi_align form 'static' instead of 'onnx'",
     'TopK': 'K may be 3840 at most',
+    'libnvinfer_lean': 'this package of the library brings no lean runtime: leave BuildOptions.version_compatible out',
+    'workspace limit': 'give more in BuildOptions.workspace_mib, or set no limit',
     'Attention': 'in fp32 export it decomposed into MatMul and Softmax',
 }
 Shapes = dict[str, tuple[tuple[int, ...], ...]]
@@ -133,7 +135,9 @@ class TensorRTBackend(Backend):
         work: Callable[[], Any] = lambda: builder.build_serialized_network(network, config)  # noqa: E731
         serialized = run_cancellable(work, cancellation)
         if serialized is None:
-            raise BackendError(self._refusal(onnx, 'cannot build an engine', logger.errors, facts))
+            missing = any('Unable to load library' in text for text in logger.errors)
+            kind = MissingPartError if missing else BackendError
+            raise kind(self._refusal(onnx, 'cannot build an engine', logger.errors, facts))
         partial.write_bytes(memoryview(serialized))
         self._write_timing_cache(config, options)
         inspected, note = self._inspect(serialized, logger, options)
@@ -160,8 +164,8 @@ class TensorRTBackend(Backend):
         if not hints and self.rtx:
             absent = [kind for kind in ('NonMaxSuppression', 'NonZero', 'RoiAlign') if kind in facts.nodes_by_type]
             hints = [f'{kind}: {_HINTS[kind]}' for kind in absent]
-        way_out = f'. Way out: {"; ".join(hints)}' if hints else '. Way out: change or replace the node that it names'
-        return f'{onnx}: {self.title} {self._api.__version__} {what}: {told}{way_out}'
+        way_out = '; '.join(hints) or 'change what it names; the whole log comes at the logging level DEBUG'
+        return f'{onnx}: {self.title} {self._api.__version__} {what}: {told}. Way out: {way_out}'
 
     def _configure(self, builder: Any, network: Any, config: Any, options: BuildOptions, onnx: Path) -> Shapes:
         """Set what the options ask; return the shapes of dynamic inputs."""
@@ -306,8 +310,8 @@ def _network_flags(api: Any) -> int:
 def _parser_error(error: Any) -> str:
     node = error.node_name() if hasattr(error, 'node_name') else ''
     operator = error.node_operator() if hasattr(error, 'node_operator') else ''
-    where = f'node {node} ({operator}): ' if node or operator else ''
-    return f'{where}{error.desc()}'
+    where = f'node {node or "without a name"} ({operator}): ' if node or operator else ''
+    return f'{where}{error.desc()}'.strip()
 
 
 def _profiles(network: Any, options: BuildOptions, onnx: Path) -> Shapes:

@@ -50,17 +50,19 @@ class TensorRTRunner(Runner):
         self._logger = make_logger(api)
         with torch.cuda.device(device):
             self._runtime = api.Runtime(self._logger)
+            self._cache: Any = None
+            self._native_graph = False
             if hasattr(self._runtime, 'engine_host_code_allowed'):
                 self._runtime.engine_host_code_allowed = True  # version-compatible engines carry their runtime
             self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
             if self._engine is None:
                 raise BackendError(self._failure('does not load the engine', 'build it again on this machine'))
-            self._context, self._cache = self._make_context(options)
+            self._context = self._make_context(options)
         if self._context is None:
             raise BackendError(self._failure('makes no execution context', 'free GPU memory or use a smaller engine'))
         inputs, outputs = _io_specs(api, self._engine)
         super().__init__(inputs, outputs, device, options.check_finite)
-        self._own_graph = options.cuda_graph and not hasattr(self._engine, 'create_runtime_config')
+        self._own_graph = options.cuda_graph and not self._native_graph
         dynamic = [spec for spec in (*inputs, *outputs) if spec.dynamic]
         if self._own_graph and dynamic:
             raise BackendError(f'{engine}: LoadOptions.cuda_graph=True needs static shapes, but there is {dynamic[0]}')
@@ -68,21 +70,21 @@ class TensorRTRunner(Runner):
         self._static: dict[str, torch.Tensor] = {}
         self._stream = torch.cuda.Stream(device)
 
-    def _make_context(self, options: LoadOptions) -> tuple[Any, Any]:
-        """An execution context and, on RTX, the runtime cache that it fills."""
+    def _make_context(self, options: LoadOptions) -> Any:
+        """An execution context; on RTX with its own CUDA graphs and the runtime cache that it fills."""
         if not hasattr(self._engine, 'create_runtime_config'):
-            return self._engine.create_execution_context(), None
+            return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
-        cache = None
-        if options.cuda_graph:
+        if options.cuda_graph and hasattr(config, 'cuda_graph_strategy'):
             config.cuda_graph_strategy = self._api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._native_graph = True
         if options.runtime_cache and hasattr(config, 'create_runtime_cache'):
-            cache = config.create_runtime_cache()
+            self._cache = config.create_runtime_cache()
             path = runtime_cache_path(self._path)
             if path.is_file():
-                cache.deserialize(path.read_bytes())  # False: of another driver or GPU; it is filled anew
-            config.set_runtime_cache(cache)
-        return self._engine.create_execution_context(config), cache
+                self._cache.deserialize(path.read_bytes())  # False: of another driver or GPU; it is filled anew
+            config.set_runtime_cache(self._cache)
+        return self._engine.create_execution_context(config)
 
     def _failure(self, what: str, way_out: str) -> str:
         told = '; '.join(dict.fromkeys(self._logger.errors[:3])) or 'it gave no reason'

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ['Availability', 'BackendError', 'LayerCost', 'Progress', 'TensorSpec', 'spec_of']
+__all__ = ['Availability', 'BackendError', 'LayerCost', 'MissingPartError', 'Progress', 'TensorSpec', 'spec_of']
 
 #: ``progress(phase, step, steps)``: called from the builder's thread with ``step`` from 0 to ``steps``.
 Progress = Callable[[str, int, int], None]
@@ -16,6 +16,10 @@ Progress = Callable[[str, int, int], None]
 
 class BackendError(RuntimeError):
     """Something that the user can put right; the message names the file, the value and the way out."""
+
+
+class MissingPartError(BackendError):
+    """What was asked needs a part of the library that is not installed here."""
 
 
 @dataclass(frozen=True)
