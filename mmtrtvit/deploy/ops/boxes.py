@@ -34,8 +34,8 @@ def check_top_k(k: int) -> None:
 def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest values of each row, largest first; equal values in the order of their index.
 
-    The order of equal values is what ONNX defines for TopK. Eager ``torch.topk`` leaves it open, so outside of an export
-    a stable sort does the work: both sides then choose the same candidates.
+    The order of equal values is what ONNX defines for TopK. Eager ``torch.topk`` leaves it open, so outside of an
+    export a stable sort does the work: both sides then choose the same candidates.
 
     Args:
         values: ``(B, N)``, no NaN.
@@ -60,9 +60,9 @@ def top_k_classes(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k best (anchor, class) pairs of each image, without sorting all N * C of them.
 
     First the k anchors with the best class score, put back into ascending order, then the k best of their k * C pairs.
-    That is the top k of all N * C pairs, ties included. Suppose that pair (a, c) of score v is one of those and anchor a
-    was not chosen. Then k other anchors were, each with a best score above v, or equal to v at a lower index. Each of
-    them holds a pair that comes before (a, c), so k pairs come before it, and it is not one of the first k.
+    That is the top k of all N * C pairs, ties included. Suppose that pair (a, c) of score v is one of those and anchor
+    a was not chosen. Then k other anchors were, each with a best score above v, or equal to v at a lower index. Each
+    of them holds a pair that comes before (a, c), so k pairs come before it, and it is not one of the first k.
 
     Args:
         scores: ``(B, N, C)``, no NaN.

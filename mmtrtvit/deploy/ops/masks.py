@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,29 +47,30 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         ``(N, height, width)``, bool, or uint8 with a negative threshold.
 
     Raises:
-        ValueError: If the shapes do not fit together or the image is empty.
+        ValueError: If the shapes do not fit together, a box is not finite or the image is empty.
     """
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
             f'paste_masks: masks {tuple(masks.shape)} and boxes {tuple(boxes.shape)}; (N, h, w) and (N, 4) go'
         )
+    if not torch.isfinite(boxes).all():
+        raise ValueError(f'paste_masks: box {boxes[~torch.isfinite(boxes).all(dim=1)][0].tolist()} is not finite')
     if height < 1 or width < 1:
         raise ValueError(f'paste_masks: an image of {height}x{width} pixels has no place for a mask')
     pasted = torch.zeros(
         len(masks), height, width, dtype=torch.bool if threshold >= 0 else torch.uint8, device=masks.device
     )
-    for canvas, mask, box in zip(pasted, masks.float(), boxes.float(), strict=True):
-        x1, y1, x2, y2 = box.tolist()
-        columns = torch.arange(max(int(x1 // 1) - 1, 0), min(-int(-x2 // 1) + 1, width), device=masks.device)
-        rows = torch.arange(max(int(y1 // 1) - 1, 0), min(-int(-y2 // 1) + 1, height), device=masks.device)
-        if not len(columns) or not len(rows):
+    boxes = boxes.float()
+    for canvas, mask, box, (x1, y1, x2, y2) in zip(pasted, masks.float(), boxes, boxes.tolist(), strict=True):
+        left, right = max(math.floor(x1) - 1, 0), min(math.ceil(x2) + 1, width)
+        top, bottom = max(math.floor(y1) - 1, 0), min(math.ceil(y2) + 1, height)
+        if left >= right or top >= bottom:
             continue
-        x = _to_grid(columns, box[0], box[2])
-        y = _to_grid(rows, box[1], box[3])
+        x = _to_grid(torch.arange(left, right, device=masks.device), box[0], box[2])
+        y = _to_grid(torch.arange(top, bottom, device=masks.device), box[1], box[3])
         grid = torch.stack((x[None, :].expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1)
         values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-        region = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        region.copy_(values >= threshold if threshold >= 0 else (values * 255).to(torch.uint8))
+        canvas[top:bottom, left:right] = values >= threshold if threshold >= 0 else (values * 255).to(torch.uint8)
     return pasted
 
 

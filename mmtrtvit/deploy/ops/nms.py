@@ -2,13 +2,13 @@
 
 Boxes sorted by score, S[i, j] = "box i suppresses box j" (IoU above the threshold, i before j). Greedy NMS is the one
 solution of ``keep = valid & ~(keep @ S)``: box j depends on boxes before it only, so there is one solution, found by
-induction, and greedy NMS is it. Iterated from ``keep = valid`` (Cluster-NMS, arXiv 2005.03572), every round settles at
-least one more link of each chain of suppressions. The map turns larger sets into smaller ones, so successive rounds hold
-the solution between them: **where two successive rounds agree, both are right**. That is the proof that the rounds
+induction, and greedy NMS is it. Iterated from ``keep = valid`` (Cluster-NMS, arXiv 2005.03572), every round settles
+one more link of each chain of suppressions. The map turns larger sets into smaller ones, so successive rounds hold the
+solution between them: **where two successive rounds agree, both are right**. That is the proof that the rounds
 sufficed, and it costs one comparison.
 
-The IoU is computed as torchvision does (float32, ``inter / (area_i + area_j - inter)``), operation by operation, so that
-a pair at the threshold is decided alike. A form without the division rounds differently and would not be.
+The IoU is computed as torchvision does (float32, ``inter / (area_i + area_j - inter)``), operation by operation, so
+that a pair at the threshold is decided alike. A form without the division rounds differently and would not be.
 
 Three forms of the same decisions:
 
@@ -21,6 +21,7 @@ Letters: B batch (images, or images x levels), N candidates, K the sorted ones, 
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -40,7 +41,9 @@ class NMSOptions:
     Args:
         form: ``static``, ``loop`` or ``onnx``: see this module's text.
         pre_top_k: How many candidates, the best first, NMS looks at; 1 .. 3840.
-        rounds: Rounds of the static form.
+        rounds: Rounds of the static form, at least 2. The longest chain of suppressions decides how many are needed:
+            15 for the worst of 480 trials with 1000 boxes crowded around the objects of a COCO image (shifted and
+            scaled at random by 5 to 20 %, IoU 0.5 and 0.7), 8 for the worst level of an untrained RPN.
 
     Raises:
         ValueError: If a value is out of range.
@@ -75,18 +78,20 @@ class Detections(NamedTuple):
     labels: Tensor
     num_dets: Tensor
     exact: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 def float32_at_most(value: float) -> float:
-    """The largest float32 that is no larger than ``value``.
+    """The largest float32 that is no larger than ``value``, which is 0 .. 1.
 
     For a float32 x, ``x > value`` in double precision (torchvision's comparison) is ``x > float32_at_most(value)``.
+    Without a tensor, which an export would trace.
     """
-    nearest = torch.tensor(value, dtype=torch.float32)
-    if nearest.item() > value:
-        nearest = torch.nextafter(nearest, torch.tensor(float('-inf')))
-    return float(nearest.item())
+    (bits,) = struct.unpack('<i', struct.pack('<f', value))
+    (nearest,) = struct.unpack('<f', struct.pack('<i', bits))
+    if nearest > value:
+        (nearest,) = struct.unpack('<f', struct.pack('<i', bits - 1))
+    return float(nearest)
 
 
 def suppression_matrix(boxes: Tensor, iou_threshold: float, groups: Tensor | None = None) -> Tensor:
@@ -213,10 +218,10 @@ def select_detections(
 ) -> Detections:
     """The detections among N candidates: threshold, the best K, greedy NMS, the best ``max_dets``.
 
-    ``exact`` is true if nothing was lost by looking at the best K = ``options.pre_top_k`` only and NMS has settled. Greedy
-    NMS decides on a box from those before it, so among the best K it keeps the same boxes whatever comes after them.
-    Nothing is lost, therefore, if all candidates above the thresholds are within the best K, or if ``max_dets`` of the
-    best K were kept. NMS has settled if the rows up to the last one that is given out are proved.
+    ``exact`` is true if nothing was lost by looking at the best K = ``options.pre_top_k`` only and NMS has settled.
+    Greedy NMS decides on a box from those before it, so among the best K it keeps the same boxes whatever comes after
+    them. Nothing is lost, therefore, if all candidates above the thresholds are within the best K, or if ``max_dets``
+    of the best K were kept. NMS has settled if the rows up to the last one that is given out are proved.
 
     Args:
         boxes: ``(B, N, 4)`` xyxy, pixels.

@@ -1,12 +1,11 @@
 """ONNX's NonMaxSuppression between a static input and a static output, and its meaning in eager PyTorch.
 
-The operator's output has as many rows as boxes were selected. Here it is scattered into a mask of kept boxes at once, so
-that nothing outside of this operator has a shape that depends on the data.
+The operator's output has as many rows as boxes were selected. Here it is scattered into a mask of kept boxes at once,
+so that nothing outside of this operator has a shape that depends on the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision.ops
@@ -56,18 +55,20 @@ def nms_by_class(
     return _nms_mask(boxes, scores, iou_threshold) > 0.5
 
 
-def onnx_translations() -> dict[Callable[..., object], Callable[..., object]]:
-    """What ``torch.onnx.export(custom_translation_table=...)`` needs for the ``onnx`` forms. Needs onnxscript."""
-    from onnxscript import FLOAT, opset20 as op
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What ``torch.onnx.export(custom_translation_table=...)`` needs for the ``onnx`` form of NMS. Needs onnxscript."""
+    import onnxscript
 
-    def nms_mask(boxes: FLOAT, scores: FLOAT, iou_threshold: float) -> FLOAT:
-        count = op.Shape(scores, start=2, end=3)
-        selected = op.NonMaxSuppression(
-            boxes, scores, count, op.Constant(value_float=iou_threshold), op.Constant(value_float=0.0)
-        )
+    op: Any = onnxscript.opset20
+    tensor = onnxscript.FLOAT
+
+    def nms_mask(boxes: tensor, scores: tensor, iou_threshold: float) -> tensor:  # type: ignore[valid-type]
+        most = op.Shape(scores, start=2, end=3)
+        threshold, above = op.Constant(value_float=iou_threshold), op.Constant(value_float=0.0)
+        selected = op.NonMaxSuppression(boxes, scores, most, threshold, above)
         where = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
         kept = op.Expand(op.Constant(value_float=1.0), op.Shape(where, start=0, end=1))
-        empty = op.Expand(op.Constant(value_float=0.0), op.Shape(boxes, start=0, end=2))
-        return op.ScatterND(empty, where, kept)
+        nothing = op.Expand(op.Constant(value_float=0.0), op.Shape(boxes, start=0, end=2))
+        return op.ScatterND(nothing, where, kept)
 
     return {torch.ops.mmtrtvit.nms_mask.default: nms_mask}
