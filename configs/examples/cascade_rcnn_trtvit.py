@@ -3,3 +3,5 @@
 _base_ = ['mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'mmtrtvit::_base_/backbones/trtvit-c.py']
 custom_imports = dict(imports=['mmtrtvit'], allow_failed_imports=False)
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
+# a fixed number of samples, as an engine needs
+model['roi_head'] = dict(bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmtrtvit.deploy.graphs import classifier, dense, segmentor, two_stage
+from mmtrtvit.deploy.graphs import atss, classifier, dense, fcos, rtmdet, segmentor, two_stage
 from mmtrtvit.deploy.graphs.base import (
     DENSE_HEADS,
     MODEL_GRAPHS,
@@ -20,9 +20,12 @@ __all__ = [
     'DeployGraph',
     'GraphOptions',
     'UnsupportedModelError',
+    'atss',
     'build_graph',
     'classifier',
     'dense',
+    'fcos',
+    'rtmdet',
     'segmentor',
     'two_stage',
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from mmengine.registry import DefaultScope
@@ -114,14 +114,6 @@ class Normalize(Float32Island):
         return (image - self.mean) / self.std
 
 
-class OutputSpec(NamedTuple):
-    """A tensor of the contract: its name, its type as NumPy spells it, its shape with ``B`` as first entry."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
 class DeployGraph(nn.Module):
     """A trained model as a module with tensors in and tensors out.
 
@@ -132,10 +124,14 @@ class DeployGraph(nn.Module):
     Attributes:
         task: ``'detection'``, ``'instance-segmentation'``, ``'segmentation'`` or ``'classification'``.
         output_names: The names of the outputs, in order.
+        max_dets: Rows of a detector's outputs, 0 elsewhere.
+        mask_size: Height and width of a mask, 0 without masks.
     """
 
     task: str = ''
     output_names: tuple[str, ...] = ()
+    max_dets: int = 0
+    mask_size: int = 0
 
     def __init__(self, model: Any, options: GraphOptions) -> None:
         super().__init__()

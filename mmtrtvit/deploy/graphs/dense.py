@@ -96,8 +96,7 @@ class DenseHead(Float32Island):
         min_size = cfg.get('min_bbox_size', -1)
         self.min_size = float(min_size) if min_size >= 0 else None
         self.max_dets = options.max_dets or int(cfg.max_per_img)
-        nms_pre = int(cfg.get('nms_pre', -1))
-        self.nms_pre = min(nms_pre, MAX_TOP_K) if nms_pre > 0 else MAX_TOP_K
+        self.nms_pre = int(cfg.get('nms_pre', -1))
         priors = head.prior_generator.grid_priors(shapes, device='cpu')
         for level, prior in enumerate(priors):
             self.register_buffer(f'priors_{level}', prior[None].float())  # (1, N, 4) or (1, N, 2)
@@ -115,13 +114,18 @@ class DenseHead(Float32Island):
             outputs: Of the mmdet head: class logits ``(B, A * C, H, W)``, box predictions ``(B, A * 4, H, W)`` and,
                 in some heads, score factors ``(B, A, H, W)``, a list over levels each.
         """
-        boxes, scores, labels = [], [], []
+        boxes, scores, labels, whole = [], [], [], []
         for level, parts in enumerate(zip(*outputs, strict=True)):
             logits, deltas, *factors = map(flatten_level, parts, self.columns())
             level_scores, factor = self.scores(logits, factors[0] if factors else None)
-            count = level_scores.shape[1] * level_scores.shape[2]
-            best, index, label = top_k_classes(level_scores, min(self.nms_pre, count, MAX_TOP_K))
+            pairs = level_scores.shape[1] * level_scores.shape[2]
+            wanted = min(self.nms_pre, pairs) if self.nms_pre > 0 else pairs
+            # without a factor the best pre_top_k of all levels are among the best pre_top_k of each
+            rows = min(wanted, MAX_TOP_K, MAX_TOP_K if factors else self.nms.pre_top_k)
+            best, index, label = top_k_classes(level_scores, rows)
             valid = best > self.score_threshold
+            if rows < wanted:
+                whole.append(~valid[:, -1])
             if factor is not None:
                 best = best * gather_rows(factor, index)
             priors = self.get_buffer(f'priors_{level}').expand(logits.shape[0], -1, -1)
@@ -141,7 +145,11 @@ class DenseHead(Float32Island):
             options=self.nms,
             min_size=self.min_size,
         )
-        return found.boxes, found.scores, found.labels, found.num_dets, found.exact
+        exact = found.exact
+        if whole:  # a level was cut shorter than mmdet cuts it: harmless where it held no more, or enough were kept
+            uncut = torch.stack(whole).all(0)
+            exact = exact & (uncut if len(outputs) > 2 else uncut | (found.num_dets >= self.max_dets))
+        return found.boxes, found.scores, found.labels, found.num_dets, exact
 
     def columns(self) -> tuple[int, int, int]:
         """Return the numbers per prior: class logits, box values, score factors."""
@@ -174,6 +182,7 @@ class SingleStageGraph(DeployGraph):
         with torch.no_grad():
             shapes = feature_shapes(self.features(torch.zeros(1, 3, *options.shape)))
         self.detections = kind(model.bbox_head, shapes, options)
+        self.max_dets = self.detections.max_dets
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the levels of the pyramid."""

@@ -329,6 +329,7 @@ class MaskBranch(nn.Module):
             RoIFeatures(extractor, options, 'roi_head.mask_roi_extractor') for extractor in extractors
         )
         self.heads = nn.ModuleList(heads)
+        self.size = self.features[0].output_size[0] * int(heads[0].scale_factor or 1)  # of a mask, height and width
         self.select = nn.ModuleList(SelectMasks(head) for head in heads)
 
     def forward(self, features: Features, boxes: Tensor, labels: Tensor) -> Tensor:
@@ -367,6 +368,9 @@ class TwoStageGraph(DeployGraph):
             shapes = feature_shapes(self.features(torch.zeros(1, 3, *options.shape)))
         self.proposals = Proposals(model.rpn_head, shapes, options)
         self.roi_head = kind(model.roi_head, options)
+        self.max_dets = self.roi_head.select.max_dets
+        if with_mask:
+            self.mask_size = self.roi_head.mask.size
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the levels of the pyramid."""

@@ -1,0 +1,11 @@
+"""ATSS (arXiv 1912.02424): one anchor a place, scores times centerness."""
+
+from __future__ import annotations
+
+from mmtrtvit.deploy.graphs.base import DENSE_HEADS, register
+from mmtrtvit.deploy.graphs.dense import DenseHead
+
+
+@register(DENSE_HEADS, 'ATSSHead')
+class ATSSHead(DenseHead):
+    """ATSS (arXiv 1912.02424): one anchor a place, scores times centerness."""

@@ -1,0 +1,274 @@
+"""The library's own prediction against a backend's: how far apart, and whether that is near enough.
+
+The reference is what mmdet, mmseg or mmpretrain compute with the untouched model on the same canvas, brought into the
+contract's tensors; none of the graph's code takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrtvit.deploy.graphs import DeployGraph
+
+Outputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a backend may be from the reference on one image.
+
+    Attributes:
+        boxes_px: Corner of a box, pixels of the canvas.
+        scores: Score of a detection or a class, 0 to 1.
+        masks: Mask probability before pasting, 0 to 1.
+        share: Least share of detections with the same label and all of the above.
+        pixels: Least share of pixels with the same class.
+        logits: Segmentation logits, relative to the largest of the reference.
+        score_floor: Detections below are left out: in fp16 and int8 those near the threshold come and go.
+    """
+
+    boxes_px: float
+    scores: float
+    masks: float
+    share: float
+    pixels: float
+    logits: float
+    score_floor: float = 0.0
+
+
+#: fp32: the contract of docs/deployment.md. fp16 and int8: what one image can tell; the verdict on accuracy is the
+#: evaluator's (tools/test.py), within 0.2 and 1.0 AP.
+TOLERANCES = {
+    'fp32': Tolerance(boxes_px=0.01, scores=1e-4, masks=1e-3, share=0.99, pixels=0.9999, logits=1e-4),
+    'fp16': Tolerance(boxes_px=2.0, scores=0.03, masks=0.1, share=0.9, pixels=0.99, logits=0.02, score_floor=0.3),
+    'int8': Tolerance(boxes_px=12.0, scores=0.2, masks=0.5, share=0.7, pixels=0.9, logits=0.3, score_floor=0.3),
+}
+#: Two scores nearer than this may be sorted either way by two sound implementations.
+TIE = 1e-5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the verdict.
+
+    Attributes:
+        output: Name of the tensor, or what was counted.
+        largest: The largest difference found, or the share.
+        allowed: What the tolerance allows.
+        passed: The verdict.
+        note: What the number is of.
+    """
+
+    output: str
+    largest: float
+    allowed: float
+    passed: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict on one batch.
+
+    Attributes:
+        rows: One a tensor.
+        unmatched: The detections that one side has and the other has not, each with the reason where it is known.
+        detections: How many the reference has.
+    """
+
+    rows: tuple[Row, ...]
+    unmatched: tuple[str, ...] = ()
+    detections: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed."""
+        return all(row.passed for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON of a deployment holds."""
+        return {'passed': self.passed, **asdict(self)}
+
+
+def compare(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
+    """Compare two sets of the contract's tensors.
+
+    Args:
+        reference: What is right.
+        found: What a backend gave; ``exact``, where there is, is only looked at here.
+        tolerance: What may differ.
+    """
+    reference = {name: value.detach().cpu() for name, value in reference.items()}
+    found = {name: value.detach().cpu() for name, value in found.items()}
+    if 'boxes' in reference:
+        return _detections(reference, found, tolerance)
+    if 'label_map' in reference:
+        share = float((reference['label_map'] == found['label_map']).double().mean())
+        return Parity((Row('label_map', share, tolerance.pixels, share >= tolerance.pixels, 'share of equal pixels'),))
+    name = 'logits' if 'logits' in reference else 'scores'
+    scale = float(reference[name].abs().max()) if name == 'logits' else 1.0
+    allowed = tolerance.logits if name == 'logits' else tolerance.scores
+    largest = float((reference[name].double() - found[name].double()).abs().max()) / max(scale, 1e-12)
+    note = 'largest difference, relative to the largest logit' if name == 'logits' else 'largest difference'
+    return Parity((Row(name, largest, allowed, largest <= allowed, note),))
+
+
+def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
+    """Pair the detections of both sides by label and place."""
+    pairs, unmatched, total = [], [], 0
+    for image in range(reference['boxes'].shape[0]):
+        ours, theirs = (_real(side, image, tolerance.score_floor) for side in (reference, found))
+        total += max(len(ours['scores']), len(theirs['scores']))
+        chosen, left = _pair(ours, theirs, tolerance)
+        pairs += chosen
+        unmatched += [f'image {image}: {text}' for text in left]
+    share = len(pairs) / total if total else 1.0
+    worst = [max((pair[i] for pair in pairs), default=0.0) for i in range(3)]
+    floor = f' scoring at least {tolerance.score_floor}' if tolerance.score_floor else ''
+    rows = [
+        Row('detections', share, tolerance.share, share >= tolerance.share, f'share of {total}{floor} that agree'),
+        Row('boxes', worst[0], tolerance.boxes_px, True, 'largest difference of those, pixels'),
+        Row('scores', worst[1], tolerance.scores, True, 'largest difference of those'),
+    ]
+    if 'masks' in reference:
+        rows.append(Row('masks', worst[2], tolerance.masks, True, 'largest difference of those, before pasting'))
+    if 'exact' in found:
+        exact = float(found['exact'].double().mean())
+        rows.append(Row('exact', exact, 1.0, exact == 1.0, 'share of images whose NMS proved itself complete'))
+    return Parity(tuple(rows), tuple(unmatched), total)
+
+
+def _real(side: Outputs, image: int, floor: float) -> dict[str, Tensor]:
+    """Return the rows of one image that are detections."""
+    count = int(side['num_dets'][image])
+    rows = {name: side[name][image][:count] for name in ('boxes', 'scores', 'labels', 'masks') if name in side}
+    keep = rows['scores'] >= floor
+    return {name: value[keep] for name, value in rows.items()}
+
+
+def _pair(
+    ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: Tolerance
+) -> tuple[list[tuple[float, float, float]], list[str]]:
+    """Return the differences (boxes, scores, masks) of the pairs that agree, and a line for each that has none."""
+    if len(ours['scores']) and len(theirs['scores']):
+        boxes = (ours['boxes'][:, None].double() - theirs['boxes'][None].double()).abs().amax(-1)  # (R, F)
+        scores = (ours['scores'][:, None].double() - theirs['scores'][None].double()).abs()
+        agree = (ours['labels'][:, None] == theirs['labels'][None]) & (boxes <= tolerance.boxes_px)
+        agree &= scores <= tolerance.scores
+        masks = torch.zeros_like(boxes)
+        if 'masks' in ours and 'masks' in theirs:
+            for r, f in agree.nonzero().tolist():
+                masks[r, f] = (ours['masks'][r].double() - theirs['masks'][f].double()).abs().max()
+            agree &= masks <= tolerance.masks
+    else:
+        agree = torch.zeros(len(ours['scores']), len(theirs['scores']), dtype=torch.bool)
+    pairs, free, alone = [], torch.ones(agree.shape[1], dtype=torch.bool), []
+    for row in range(agree.shape[0]):
+        candidates = (agree[row] & free).nonzero()[:, 0]
+        if not len(candidates):
+            alone.append(_describe('only in the reference', ours, row, theirs))
+            continue
+        best = int(candidates[(boxes[row, candidates] + scores[row, candidates]).argmin()])
+        free[best] = False
+        pairs.append((float(boxes[row, best]), float(scores[row, best]), float(masks[row, best])))
+    alone += [_describe('only in the backend', theirs, int(row), ours) for row in free.nonzero()[:, 0]]
+    return pairs, alone
+
+
+def _describe(which: str, side: dict[str, Tensor], row: int, other: dict[str, Tensor]) -> str:
+    """Return one unmatched detection in words, with the likeliest reason."""
+    box, score, label = side['boxes'][row], float(side['scores'][row]), int(side['labels'][row])
+    near = (side['scores'] - score).abs() <= TIE
+    last = len(side['scores']) == row + 1
+    if int(near.sum()) > 1:
+        reason = 'its score ties with another'
+    elif last and len(side['scores']) >= len(other['scores']):
+        reason = 'the last one: it stands at the limit of detections or of the score'
+    else:
+        reason = 'no tie'
+    place = ', '.join(f'{value:.2f}' for value in box.tolist())
+    return f'{which}: label {label}, score {score:.6f}, box ({place}): {reason}'
+
+
+def library_outputs(model: Any, graph: DeployGraph, image: Tensor) -> dict[str, Tensor]:
+    """Return what the model's own library predicts, as the contract's tensors.
+
+    Args:
+        model: The untouched model, in eval mode.
+        graph: Its graph: the task, the options, the number of rows.
+        image: ``(B, 3, H, W)`` normalised float32, the whole canvas taken for image.
+    """
+    height, width = graph.options.shape
+    meta = {
+        'img_shape': (height, width), 'ori_shape': (height, width), 'pad_shape': (height, width),
+        'batch_input_shape': (height, width), 'scale_factor': (1.0, 1.0),
+    }  # fmt: skip
+    with torch.no_grad():
+        if graph.task == 'classification':
+            return {'scores': torch.stack([sample.pred_score for sample in model.predict(image)])}
+        if graph.task == 'segmentation':
+            return _segmentation(model, graph, image, meta)
+        return _mmdet(model, graph, image, meta)
+
+
+def _segmentation(model: Any, graph: DeployGraph, image: Tensor, meta: dict[str, Any]) -> dict[str, Tensor]:
+    from mmseg.structures import SegDataSample
+
+    samples = model.predict(image, [SegDataSample(metainfo=meta) for _ in image])
+    if graph.output_names == ('logits',):
+        return {'logits': torch.stack([sample.seg_logits.data for sample in samples])}
+    return {'label_map': torch.cat([sample.pred_sem_seg.data for sample in samples]).long()}
+
+
+def _mmdet(model: Any, graph: DeployGraph, image: Tensor, meta: dict[str, Any]) -> dict[str, Tensor]:
+    from mmdet.structures import DetDataSample
+
+    rows = graph.max_dets
+    names = ['boxes', 'scores', 'labels', *(['masks'] if 'masks' in graph.output_names else [])]
+    images = []
+    for one in image:  # one at a time: the mask head's outputs belong to one image
+        caught: list[Tensor] = []
+        hooks = []
+        if 'masks' in names:
+            heads = model.roi_head.mask_head
+            for head in heads if isinstance(heads, torch.nn.ModuleList) else [heads]:
+                hooks.append(head.register_forward_hook(_catch(caught)))
+        try:
+            sample = model.predict(one[None], [DetDataSample(metainfo=meta)], rescale=False)[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = sample.pred_instances
+        tensors = {'boxes': found.bboxes, 'scores': found.scores, 'labels': found.labels}
+        if 'masks' in names:
+            tensors['masks'] = _class_masks(caught, found.labels, graph)
+        tensors = {name: value[:rows] for name, value in tensors.items()}
+        count = len(tensors['scores'])
+        padded = {
+            name: torch.cat([value, value.new_full((rows - count, *value.shape[1:]), -1 if name == 'labels' else 0)])
+            for name, value in tensors.items()
+        }
+        images.append(padded | {'num_dets': torch.tensor(count)})
+    return {name: torch.stack([entry[name] for entry in images]) for name in [*names, 'num_dets']}
+
+
+def _catch(into: list[Tensor]) -> Any:
+    """Return a forward hook that keeps what a module returns."""
+    return lambda module, inputs, output: into.append(output)
+
+
+def _class_masks(logits: list[Tensor], labels: Tensor, graph: DeployGraph) -> Tensor:
+    """Return the probabilities of the detections' own classes ``(N, h, w)``, averaged over stages."""
+    if not logits:
+        size = graph.mask_size
+        return torch.zeros(0, size, size)
+    per_stage = []
+    for stage in logits:
+        column = labels if stage.shape[1] > 1 else torch.zeros_like(labels)
+        per_stage.append(stage.sigmoid()[torch.arange(len(labels)), column])
+    return torch.stack(per_stage).mean(0)
