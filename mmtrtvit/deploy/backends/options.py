@@ -81,13 +81,13 @@ class BuildOptions:
         values = self.compute_capabilities
         if isinstance(values, str) or not all(isinstance(value, str) for value in values):
             raise _wrong(self, 'compute_capabilities', "a list of texts such as ['8.6', '12.0']")
-        object.__setattr__(self, 'compute_capabilities', tuple(values))
         for value in values:
             major, _, minor = value.partition('.')
             if not (major.isdecimal() and minor.isdecimal()):
                 raise _wrong(self, 'compute_capabilities', "texts such as '8.6' and '12.0'")
         if len(set(values)) != len(values):
             raise _wrong(self, 'compute_capabilities', 'each one once')
+        object.__setattr__(self, 'compute_capabilities', tuple(values))
 
     def _check_profile(self) -> None:
         if self.batch is not None:
@@ -255,5 +255,5 @@ def _known_keys(cls: type, values: Mapping[str, Any]) -> None:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f'; did you mean {near[0]!r}' if near else ''
-            raise BackendError(f'{cls.__name__}: {key!r} is none of its fields{hint}. They are: {", ".join(known)}')
+            hint = f'; did you mean {near[0]!r}?' if near else '.'
+            raise BackendError(f'{cls.__name__}: {key!r} is none of its fields{hint} They are: {", ".join(known)}')

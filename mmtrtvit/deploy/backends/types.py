@@ -37,7 +37,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+        if str(getattr(torch, self.dtype, None)) != f'torch.{self.dtype}':  # torch.float is torch.float32
             raise BackendError(f'tensor {self.name!r}: {self.dtype!r} is no tensor type; float32, int64, bool are')
 
     @property

@@ -1,0 +1,76 @@
+"""The matrix that `tools/check_tensorrt.py` prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrtvit.deploy.backends import BackendError, get_backend
+from mmtrtvit.deploy.backends.check import CheckResult, check_backend, main, markdown_table
+from mmtrtvit.deploy.backends.tensorrt import TensorRTRTXBackend
+from tests.test_deploy.test_backends.fake_tensorrt import FakeModule
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the whole matrix runs where there is a GPU')
+def test_without_a_gpu_rtx_builds_and_the_rest_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('tensorrt_rtx_bindings')
+    main(['--backend', 'tensorrt-rtx', '--output', str(tmp_path / 'table.json'), '--work-dir', str(tmp_path)])
+    results = json.loads((tmp_path / 'table.json').read_text())['results']
+    by_step = {result['step']: result for result in results}
+    built = [step for step, result in by_step.items() if step.startswith('build ') and result['status'] == 'ok']
+    assert len(built) == 8
+    assert '100% of products in fp16 (network)' in by_step['build attention, fp16']['detail']
+    assert '100% of products in int8 (network)' in by_step['build convolution, int8']['detail']
+    assert all(by_step[step]['status'] == 'not run' for step in by_step if step.startswith('run '))
+    assert by_step['CUDA graph']['detail'].startswith('running a TensorRT-RTX engine needs an NVIDIA GPU')
+    assert by_step['timing cache']['detail'] == 'tensorrt-rtx has no such option'
+    assert '| tensorrt-rtx | build convolution, fp32 | ok |' in capsys.readouterr().out
+
+
+def test_without_the_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if get_backend('tensorrt').availability().version:
+        pytest.skip('TensorRT is installed here')
+    main(['--backend', 'tensorrt', '--output', str(tmp_path / 'table.md')])
+    table = (tmp_path / 'table.md').read_text()
+    assert capsys.readouterr().out == table
+    assert '| tensorrt | library | not run | TensorRT is not installed: pip install' in table
+    assert table.endswith('0 ok, 0 FAILED, 2 not run\n')
+
+
+def test_a_failure_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    module = FakeModule('tensorrt_rtx-1.7')
+    module.fails = 'out of | luck'
+    results = check_backend(TensorRTRTXBackend(module), tmp_path / 'work')
+    failed = [result for result in results if result.status == 'FAILED']
+    assert len(failed) >= 8
+    assert 'out of | luck' in failed[0].detail
+    assert 'out of \\| luck' in markdown_table(results)
+    assert next(result for result in results if result.step.startswith('run ')).detail == 'it was not built'
+
+
+def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[main.__module__]
+    result = CheckResult('tensorrt', 'build', 'FAILED', 'x')
+    monkeypatch.setattr(module, 'check_backend', lambda backend, folder: [result])
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 1
+
+
+def test_a_wrong_result_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison itself: ONNX Runtime against itself passes, against another graph it does not."""
+    module = sys.modules[main.__module__]
+    from mmtrtvit.deploy.backends.check_graphs import make_probe
+
+    backend = get_backend('onnxruntime')
+    right, wrong = make_probe('attention', tmp_path / 'a.onnx'), make_probe('attention', tmp_path / 'b.onnx', seed=9)
+    load = type(backend).load
+    monkeypatch.setattr(type(backend), 'load', lambda self, path, device='cpu', **other: load(self, path, **other))
+    monkeypatch.setattr(torch.Tensor, 'to', lambda self, *other: self)
+    assert module._compare(backend, right, right, 'attention', 1e-4).startswith('largest difference 0.0e+00')
+    with pytest.raises(BackendError, match='differs from ONNX Runtime by'):
+        module._compare(backend, wrong, right, 'attention', 1e-4)
