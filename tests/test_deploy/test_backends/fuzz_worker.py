@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from os import _exit
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +54,7 @@ def deserialize(path: Path) -> None:
 
 def main() -> None:
     for line in sys.stdin:
-        task = json.loads(line)
-        alarm = threading.Timer(task['seconds'], _exit, [3])  # a hang inside native code holds no lock of ours
-        alarm.daemon = True
-        alarm.start()
-        print(work(task).replace('\n', ' '), flush=True)
-        alarm.cancel()
+        print(work(json.loads(line)).replace('\n', ' '), flush=True)
 
 
 if __name__ == '__main__':

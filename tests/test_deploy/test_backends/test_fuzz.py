@@ -9,7 +9,8 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,56 +47,73 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 class Worker:
-    """Loads files in another process, one after the other."""
+    """Loads files in another process, one after the other; started when first asked and after a crash."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-            stderr=subprocess.DEVNULL,
+        self.process: subprocess.Popen[str] | None = None
+        self.hung = False
+
+    def start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'},
         )  # fmt: skip
+        self.process, self.hung = process, False
         self.ask({})  # the imports
+        return process
 
     def ask(self, task: dict[str, Any]) -> str:
         """What came of it: ``ok``, the name of the error and its text, or ``crash`` or ``hang``."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        began = time.monotonic()
-        self.process.stdin.write(json.dumps({**task, 'seconds': HANG}) + '\n')
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        process = self.process or self.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        alarm = threading.Timer(HANG, self._give_up)
+        alarm.start()
+        process.stdin.write(json.dumps(task) + '\n')
+        process.stdin.flush()
+        answer = process.stdout.readline().strip()
+        alarm.cancel()
         if answer:
-            return answer.strip()
-        return 'hang' if time.monotonic() - began >= HANG else f'crash {self.process.wait()}'
+            return answer
+        self.process = None
+        return 'hang' if self.hung else f'crash {process.wait()}'
+
+    def _give_up(self) -> None:
+        self.hung = True
+        self.close()
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
-def fuzz(kind: str, source: Path, folder: Path, count: int, seed: int, **task: Any) -> dict[str, int]:
+@pytest.fixture(scope='module')
+def worker() -> Iterator[Worker]:
+    process = Worker()
+    yield process
+    process.close()
+
+
+def fuzz(worker: Worker, kind: str, source: Path, folder: Path, count: int, seed: int, **task: Any) -> dict[str, int]:
     """Try ``count`` mutations of ``source``; return how often each kind of answer came."""
     rng = np.random.default_rng(seed)
     data = source.read_bytes()
     target = folder / f'mutant{source.suffix}'
     answers: dict[str, int] = {}
-    worker = Worker()
-    try:
-        for number in range(count):
-            content = mutated(data, rng)
-            victim = Path(f'{target}.json') if kind == 'card' else target
-            victim.write_bytes(content)
-            answer = worker.ask({**task, 'path': str(target)})
-            word = answer.partition(' ')[0]
-            if word not in ('ok', 'BackendError'):
-                keep = folder / f'kept-{seed}-{number}{source.suffix}'
-                keep.write_bytes(content)
-                pytest.fail(f'{kind} {number} of seed {seed}: {answer}; the file is {keep}')
-            if word == 'BackendError':
-                assert target.name in answer, answer
-            answers[word] = answers.get(word, 0) + 1
-    finally:
-        worker.close()
+    for number in range(count):
+        content = mutated(data, rng)
+        victim = Path(f'{target}.json') if kind == 'card' else target
+        victim.write_bytes(content)
+        answer = worker.ask({**task, 'path': str(target)})
+        word = answer.partition(' ')[0]
+        if word not in ('ok', 'BackendError'):
+            keep = folder / f'kept-{seed}-{number}{source.suffix}'
+            keep.write_bytes(content)
+            pytest.fail(f'{kind} {number} of seed {seed}: {answer}; the file is {keep}')
+        if word == 'BackendError':
+            assert target.name in answer, answer
+        answers[word] = answers.get(word, 0) + 1
     return answers
 
 
@@ -111,45 +129,49 @@ def card_for(engine: Path, backend: str, version: str) -> EngineCard:
 
 @pytest.mark.parametrize('count', [24, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', ['convolution', 'attention'])
-def test_onnx_without_a_card(name: str, count: int, graphs: dict[str, Path], tmp_path: Path) -> None:
-    answers = fuzz('model', graphs[name], tmp_path, count, seed=count, backend='onnxruntime')
+def test_onnx_without_a_card(name: str, count: int, worker: Worker, graphs: dict[str, Path], tmp_path: Path) -> None:
+    answers = fuzz(worker, 'model', graphs[name], tmp_path, count, seed=count, backend='onnxruntime')
     assert answers['BackendError'] > count / 4
 
 
 @pytest.mark.parametrize('count', [24, pytest.param(1000, marks=pytest.mark.slow)])
-def test_onnx_with_a_card_stops_at_the_hash(count: int, graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_onnx_with_a_card_stops_at_the_hash(
+    count: int, worker: Worker, graphs: dict[str, Path], tmp_path: Path
+) -> None:
     target = tmp_path / 'mutant.onnx'
     target.write_bytes(graphs['convolution'].read_bytes())
     version = get_backend('onnxruntime').availability().version
     write_card(card_for(target, 'onnxruntime', version), target)
-    answers = fuzz('model', graphs['convolution'], tmp_path, count, seed=1, backend='onnxruntime', require_card=True)
+    answers = fuzz(
+        worker, 'model', graphs['convolution'], tmp_path, count, seed=1, backend='onnxruntime', require_card=True
+    )
     assert answers['BackendError'] >= count * 0.9  # the rest are mutations that change nothing
 
 
 @pytest.mark.parametrize('count', [24, pytest.param(3000, marks=pytest.mark.slow)])
-def test_cards(count: int, graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_cards(count: int, worker: Worker, graphs: dict[str, Path], tmp_path: Path) -> None:
     target = tmp_path / 'mutant.onnx'
     target.write_bytes(graphs['convolution'].read_bytes())
     version = get_backend('onnxruntime').availability().version
     card = write_card(card_for(target, 'onnxruntime', version), target)
     source = tmp_path / 'card.onnx'
     source.write_bytes(card.read_bytes())
-    answers = fuzz('card', source, tmp_path, count, seed=2, backend='onnxruntime', require_card=True)
+    answers = fuzz(worker, 'card', source, tmp_path, count, seed=2, backend='onnxruntime', require_card=True)
     assert answers['BackendError'] > count / 4
 
 
 @pytest.mark.parametrize('count', [24, pytest.param(1000, marks=pytest.mark.slow)])
-def test_onnx_to_the_builder(count: int, graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_onnx_to_the_builder(count: int, worker: Worker, graphs: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip('tensorrt_rtx_bindings')
-    answers = fuzz('graph', graphs['convolution'], tmp_path, count, seed=3, backend='tensorrt-rtx', build=True)
+    answers = fuzz(worker, 'graph', graphs['convolution'], tmp_path, count, seed=3, backend='tensorrt-rtx', build=True)
     assert answers['BackendError'] > count / 4
 
 
 @pytest.mark.parametrize('count', [24, pytest.param(1000, marks=pytest.mark.slow)])
-def test_engines(count: int, graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_engines(count: int, worker: Worker, graphs: dict[str, Path], tmp_path: Path) -> None:
     """Straight into the library's deserialiser: without a GPU it refuses them all, but it reads them first."""
     pytest.importorskip('tensorrt_rtx_bindings')
     engine = tmp_path / 'whole.engine'
     get_backend('tensorrt-rtx').build(graphs['convolution'], engine)
-    answers = fuzz('engine', engine, tmp_path, count, seed=4, backend='tensorrt-rtx', deserialize=True)
+    answers = fuzz(worker, 'engine', engine, tmp_path, count, seed=4, backend='tensorrt-rtx', deserialize=True)
     assert sum(answers.values()) == count
