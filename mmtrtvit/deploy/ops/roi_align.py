@@ -155,7 +155,8 @@ def _canvas_coordinate(position: Tensor, size: Tensor, origin: Tensor, canvas_si
     size, origin = size[..., None], origin[..., None]
     inside = (position >= -1.0) & (position <= size)
     clamped = torch.minimum(position.clamp(min=0.0), size - 1.0) + origin
-    return torch.where(inside, (clamped + 0.5) * (2.0 / canvas_size) - 1.0, -3.0)
+    # divided, not multiplied by a rounded inverse: half the error, 1e-5 pixels of a canvas of 500
+    return torch.where(inside, (2.0 * clamped + 1.0) / canvas_size - 1.0, -3.0)
 
 
 def _sample_canvas(canvas: Tensor, grid_y: Tensor, grid_x: Tensor, ratio: int) -> Tensor:
