@@ -32,7 +32,7 @@ def test_keeps_what_torchvision_keeps(
     valid &= torch.rand(valid.shape, generator=random) > 0.1
     group = torch.randint(0, groups, valid.shape, generator=random) if groups else None
 
-    keep, exact = greedy_keep(boxes, valid, threshold, group, NMSOptions(form=form, rounds=64))
+    keep, exact = greedy_keep(boxes, valid, threshold, group, NMSOptions(form=form, rounds=count + 1))
 
     assert exact.all()
     for i in range(len(images)):
