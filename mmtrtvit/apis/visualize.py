@@ -67,7 +67,7 @@ def draw_detections(
         PictureError: An argument is out of its range.
         OSError: The picture could not be written.
     """
-    visualizer = _det_visualizer()
+    visualizer = det_visualizer()
     # mmdet takes a tuple for one colour, not for a palette.
     palette = dataset.metainfo.get('palette')
     visualizer.dataset_meta = {**dataset.metainfo, 'palette': None if palette is None else list(palette)}
@@ -77,11 +77,11 @@ def draw_detections(
         masks = found is None or 'masks' in found
         image, truth, name = _true_instances(dataset, index, masks)
         objects = 'no object' if len(truth) == 0 else _several(len(truth), 'object')
-        panels = [Panel(_draw_instances(visualizer, image, truth, cell), f'{name}: {objects}')]
+        panels = [Panel(paint_instances(visualizer, image, truth, cell), f'{name}: {objects}')]
         if found is not None:
             found = found[found.scores > score_thr]
             text = 'no detection' if len(found) == 0 else _several(len(found), 'detection')
-            panels.append(Panel(_draw_instances(visualizer, image, found, cell), text))
+            panels.append(Panel(paint_instances(visualizer, image, found, cell), text))
         return Group(panels)
 
     headings = ['Ground truth', f'Detections, score > {score_thr:g}']
@@ -126,13 +126,13 @@ def draw_segmentation(
     def group(index: int) -> Group:
         image, truth, name = _true_map(dataset, index)
         maps = [truth]
-        panels = [Panel(_draw_map(visualizer, image, truth, cell), name)]
+        panels = [Panel(paint_map(visualizer, image, truth, cell), name)]
         if model is not None:
             found = _predict(model, dataset, index).pred_sem_seg.data[0].cpu().numpy()
             right = (truth == found)[truth < len(classes)]
             text = f'{100 * right.mean():.1f} % of the labelled pixels are right' if right.size else 'no labelled pixel'
             maps.append(found)
-            panels.append(Panel(_draw_map(visualizer, image, found, cell), text))
+            panels.append(Panel(paint_map(visualizer, image, found, cell), text))
         present = sorted({int(label) for labels in maps for label in np.unique(labels) if label < len(classes)})
         return Group(panels, [(classes[label], palette[label]) for label in present])
 
@@ -284,7 +284,8 @@ def _predict(model: Any, dataset: Any, index: int) -> Any:
         return model.test_step(pseudo_collate([dataset[index]]))[0]
 
 
-def _det_visualizer() -> Any:
+def det_visualizer() -> Any:
+    """Return mmdet's visualizer with names that can be read."""
     from mmdet.visualization import DetLocalVisualizer
 
     class Legible(DetLocalVisualizer):
@@ -337,7 +338,7 @@ def _load_image(dataset: Any, info: dict[str, Any]) -> tuple[Pixels, dict[str, A
     return np.ascontiguousarray(loaded['img'][:, :, ::-1]), loaded
 
 
-def _draw_instances(visualizer: Any, image: Pixels, instances: InstanceData, cell: int) -> Pixels:
+def paint_instances(visualizer: Any, image: Pixels, instances: InstanceData, cell: int) -> Pixels:
     """Draw boxes, masks and names on an image enlarged or reduced to ``cell``."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
@@ -359,7 +360,7 @@ def _draw_instances(visualizer: Any, image: Pixels, instances: InstanceData, cel
     return visualizer.get_image()
 
 
-def _draw_map(visualizer: Any, image: Pixels, labels: np.ndarray, cell: int) -> Pixels:
+def paint_map(visualizer: Any, image: Pixels, labels: np.ndarray, cell: int) -> Pixels:
     """Draw semantic labels on an image enlarged or reduced to ``cell``."""
     from mmseg.structures import SegDataSample
 

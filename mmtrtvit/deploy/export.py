@@ -93,7 +93,6 @@ def export(
         nodes_exported = _count(program.model.graph)
         progress('optimising')
         program.optimize()
-        program.model.graph.sort()  # the optimiser may leave a shared constant behind its first use
     model = program.model_proto
     for key, value in {
         FLOAT32_SCOPES: graph.float32_scopes(),

@@ -179,9 +179,9 @@ def test_boxes_beyond_the_edge_keep_the_scale(coco):
     image = np.zeros((60, 80, 3), dtype=np.uint8)
     image[30:, :] = 255
     wild = InstanceData(bboxes=torch.tensor([[-30.0, -20.0, 120.0, 10.0]]), labels=torch.tensor([0]))
-    visualizer = visualize._det_visualizer()
+    visualizer = visualize.det_visualizer()
     visualizer.dataset_meta = METAINFO
-    drawn = visualize._draw_instances(visualizer, image, wild, 160)
+    drawn = visualize.paint_instances(visualizer, image, wild, 160)
     assert drawn.shape == (120, 160, 3)
     assert (drawn[64:, 2:-2] == 255).all()
     assert (drawn[40:56, 2:-2] == 0).all()

@@ -249,7 +249,7 @@ class SelectMasks(Float32Island):
         """Return probabilities ``(B, M, h, w)``, 0 past the last detection; ``logits`` ``(B * M, C, h, w)``."""
         logits = logits.float().reshape(*labels.shape, *logits.shape[1:])
         real = labels >= 0
-        index = torch.zeros_like(labels) if self.class_agnostic else labels.clamp(min=0)
+        index = torch.zeros_like(labels) if self.class_agnostic else torch.where(real, labels, 0)
         return select_class_masks(logits, index) * real[..., None, None]
 
 
@@ -329,7 +329,8 @@ class MaskBranch(nn.Module):
             RoIFeatures(extractor, options, 'roi_head.mask_roi_extractor') for extractor in extractors
         )
         self.heads = nn.ModuleList(heads)
-        self.size = self.features[0].output_size[0] * int(heads[0].scale_factor or 1)  # of a mask, height and width
+        # of a mask, height and width
+        self.size = int(extractors[0].roi_layers[0].output_size[0]) * int(heads[0].scale_factor or 1)
         self.select = nn.ModuleList(SelectMasks(head) for head in heads)
 
     def forward(self, features: Features, boxes: Tensor, labels: Tensor) -> Tensor:
