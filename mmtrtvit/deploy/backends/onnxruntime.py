@@ -43,7 +43,7 @@ class OnnxRuntimeBackend(Backend):
     The CPU provider runs an fp16 graph by casting around most of its nodes: right for the rounding of weights and
     stored activations, slower than fp32, and no proof of a GPU kernel's accumulation. The build report warns.
 
-    The CUDA path (:class:`_CudaRunner`) follows ONNX Runtime's documentation of IOBinding; it was not run on
+    The CUDA path (:class:`_BoundRunner`) follows ONNX Runtime's documentation of IOBinding; it was not run on
     hardware by the authors.
     """
 
@@ -85,7 +85,7 @@ class OnnxRuntimeBackend(Backend):
             return _CpuRunner(engine, device, options)
         if 'CUDAExecutionProvider' not in ort.get_available_providers():
             raise BackendError(f"{engine}: device={str(device)!r}: {_INSTALL_GPU}, or use device='cpu'")
-        return _CudaRunner(engine, device, options)
+        return _BoundRunner(engine, device, options)
 
 
 def _warnings(facts: GraphFacts) -> tuple[str, ...]:
@@ -191,12 +191,15 @@ class _CpuRunner(_SessionRunner):
         return {spec.name: torch.from_numpy(array) for spec, array in zip(self.outputs, results, strict=True)}
 
 
-class _CudaRunner(_SessionRunner):
-    """IOBinding on torch's GPU memory: nothing passes through the host. Not run on hardware by the authors."""
+class _BoundRunner(_SessionRunner):
+    """IOBinding on torch's memory: on a GPU nothing passes through the host.
+
+    Tested on the CPU's memory; not run on a GPU by the authors.
+    """
 
     def __init__(self, engine: Path, device: torch.device, options: LoadOptions) -> None:
         super().__init__(engine, device, options)
-        if 'CUDAExecutionProvider' not in self._session.get_providers():
+        if device.type == 'cuda' and 'CUDAExecutionProvider' not in self._session.get_providers():
             raise BackendError(
                 f'{engine}: ONNX Runtime could not start its CUDA provider and fell back to the CPU: install the CUDA '
                 'and cuDNN libraries that it names above'
@@ -213,19 +216,21 @@ class _CudaRunner(_SessionRunner):
                 self._kept.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
             feed = {name: self._kept[name] for name in feed}
         binding = self._session.io_binding()
+        place = self.device.type, self.device.index or 0
         for name, tensor in feed.items():
-            binding.bind_input(name, 'cuda', self.device.index, _numpy(tensor), tuple(tensor.shape), tensor.data_ptr())
+            binding.bind_input(name, *place, _numpy(tensor), tuple(tensor.shape), tensor.data_ptr())
         outputs: dict[str, torch.Tensor] = {}
         for spec in self.outputs:
             shape = spec.resolve(sizes)
             if shape is None:
-                binding.bind_output(spec.name, 'cuda', self.device.index)
+                binding.bind_output(spec.name, *place)
                 continue
             empty = torch.empty(shape, dtype=spec.torch_dtype, device=self.device)
             out = outputs[spec.name] = self._kept.setdefault(spec.name, empty) if replay else empty
-            binding.bind_output(spec.name, 'cuda', self.device.index, _numpy(out), shape, out.data_ptr())
+            binding.bind_output(spec.name, *place, _numpy(out), shape, out.data_ptr())
         # The session has a stream of its own: what torch still computes must be there before it starts.
-        torch.cuda.current_stream(self.device).synchronize()
+        if self.device.type == 'cuda':
+            torch.cuda.current_stream(self.device).synchronize()
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # its exceptions share no base class of their own
@@ -233,7 +238,7 @@ class _CudaRunner(_SessionRunner):
         binding.synchronize_outputs()
         for spec, value in zip(self.outputs, binding.get_outputs(), strict=True):
             if spec.name not in outputs:
-                outputs[spec.name] = torch.from_dlpack(value.to_dlpack()).clone()
+                outputs[spec.name] = torch.from_dlpack(value).to(spec.torch_dtype, copy=True)
         return {spec.name: outputs[spec.name].clone() if replay else outputs[spec.name] for spec in self.outputs}
 
 

@@ -72,8 +72,10 @@ def check_precision(tally: Tally, options: BuildOptions, onnx: str, backend: str
         return
     found = ', '.join(f'{count} in {key}' for key, count in sorted((tally.products or tally.floats).items()))
     where = {'inspector': 'the engine has', 'network': 'the parsed network has', 'graph': 'the graph has'}[tally.source]
+    other = tally.obtained != asked
+    instead = f'ask for {tally.obtained or "another precision"}' if other else 'ask for a smaller share'
     raise BackendError(
         f'{onnx}: {asked} was asked of {backend}, but {where} {share:.0%} of its convolutions and matrix products in '
         f'{asked} ({found}), less than min_precision_share={options.least_share:g}. The ONNX graph carries the '
-        f'precision: export it in {asked}, or ask for {tally.obtained or "another precision"}.'
+        f'precision: export it in {asked}, or {instead}.'
     )

@@ -15,6 +15,7 @@ from torch.nn import functional
 from mmtrtvit.deploy.backends import Backend, BackendError, BuildOptions, LoadOptions, Runner, get_backend
 from mmtrtvit.deploy.backends.check_graphs import probe_feed
 from mmtrtvit.deploy.backends.graph import read_graph
+from mmtrtvit.deploy.backends.onnxruntime import _BoundRunner
 
 
 @pytest.fixture
@@ -131,6 +132,36 @@ def test_dynamic_batch(backend: Backend, tmp_path: Path) -> None:
             runner({'a': torch.ones(0, 4), 'b': torch.ones(0, 4)})
 
 
+def test_binding_to_torchs_memory(graphs: dict[str, Path], tmp_path: Path, image: torch.Tensor) -> None:
+    """The path of CUDA devices, on the CPU's memory: addresses, types, shapes known before and after the run."""
+    options = LoadOptions(threads=1)
+    with _BoundRunner(graphs['convolution'], torch.device('cpu'), options) as runner:
+        expected = by_torch(graphs['convolution'], image)
+        first, second = runner({'image': image}), runner({'image': image})
+        torch.testing.assert_close(first['features'], expected, rtol=1e-4, atol=1e-5)
+        assert first['features'].data_ptr() != second['features'].data_ptr()
+    with _BoundRunner(graphs['top k'], torch.device('cpu'), options) as runner:
+        score = torch.from_numpy(probe_feed('top k')['score'])
+        found = runner({'score': score})
+        assert torch.equal(found['index'], score.topk(100).indices)
+    header = '<ir_version: 10, opset_import: ["" : 20]>'
+    body = '{ where = NonZero (x) positive = Greater (x, x) }'
+    text = f'{header} g (float[N] x) => (int64[1, K] where, bool[N] positive) {body}'
+    onnx.save_model(onnx.parser.parse_model(text), str(tmp_path / 'm.onnx'))
+    with _BoundRunner(tmp_path / 'm.onnx', torch.device('cpu'), options) as runner:
+        found = runner({'x': torch.tensor([0.0, 2.0, 0.0, 1.0])})
+        assert found['where'].tolist() == [[1, 3]]
+        assert found['positive'].tolist() == [False] * 4
+
+
+def test_a_recorded_graph_keeps_its_memory(graphs: dict[str, Path], image: torch.Tensor) -> None:
+    """What a CUDA graph needs, on the CPU's memory: inputs copied in, outputs copied out."""
+    runner = _BoundRunner(graphs['convolution'], torch.device('cpu'), LoadOptions(cuda_graph=True))
+    first, second = runner({'image': image}), runner({'image': 2 * image})
+    torch.testing.assert_close(first['features'], by_torch(graphs['convolution'], image), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second['features'], 2 * first['features'], rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_no_model(backend: Backend, graphs: dict[str, Path], tmp_path: Path) -> None:
     whole = graphs['convolution'].read_bytes()
     for content, message in (
@@ -193,6 +224,14 @@ def test_facts_of_a_graph(graphs: dict[str, Path]) -> None:
     assert read_graph(graphs['convolution int8']).products == {'int8': 3}
     assert read_graph(graphs['top k']).floats == {'fp32': 1}
     assert not facts.external
+
+
+def test_types_are_inferred_without_the_weights(graphs: dict[str, Path], tmp_path: Path) -> None:
+    model = onnx.load_model(str(graphs['attention fp16']))
+    model.graph.ClearField('value_info')  # an exporter need not write it
+    assert max(len(tensor.raw_data) for tensor in model.graph.initializer) > 1024
+    onnx.save_model(model, str(tmp_path / 'bare.onnx'))
+    assert read_graph(tmp_path / 'bare.onnx') == read_graph(graphs['attention fp16'])
 
 
 def test_probe_feeds_are_reproducible() -> None:

@@ -91,7 +91,7 @@ def test_precision_is_judged_by_products_and_reported_for_all() -> None:
     assert str(caught.value) == (
         'm.onnx: fp16 was asked of tensorrt, but the parsed network has 75% of its convolutions and matrix products in '
         'fp16 (6 in fp16, 2 in fp32), less than min_precision_share=0.9. The ONNX graph carries the precision: export '
-        'it in fp16, or ask for fp16.'
+        'it in fp16, or ask for a smaller share.'
     )
     with pytest.raises(BackendError, match='fp32 was asked'):  # a graph with some fp16 is no fp32 graph
         check_precision(tally, BuildOptions(), 'm.onnx', 'tensorrt')
