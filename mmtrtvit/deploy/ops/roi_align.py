@@ -119,21 +119,30 @@ def roi_align_pyramid(
 
 
 def _canvas(features: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int, int, int]]]:
-    """All levels on one canvas, each with a border of one repeated pixel; (height, width, top, left) of each."""
-    bordered = [F.pad(feature, (1, 1, 1, 1), mode='replicate') for feature in features]
-    places = [(features[0].shape[2], features[0].shape[3], 1, 1)]
+    """All levels on one canvas, each with a border of one repeated pixel; (height, width, top, left) of each.
+
+    The repeated pixels of a level also fill what is left of its rectangle, so that each level is padded once.
+    """
+    sizes = [(feature.shape[2], feature.shape[3]) for feature in features]
+    below = [height + 2 for height, _ in sizes[1:]]
+    right_width = max((width + 2 for _, width in sizes[1:]), default=0)
+    total = max(sizes[0][0] + 2, sum(below))
+    canvas = _bordered(features[0], total, sizes[0][1] + 2)
+    places = [(*sizes[0], 1, 1)]
     if len(features) == 1:
-        return bordered[0], places
-    column = bordered[0].shape[3] + 1
-    right_width = max(level.shape[3] for level in bordered[1:])
-    right, row = [], 1
-    for feature, level in zip(features[1:], bordered[1:], strict=True):
-        places.append((feature.shape[2], feature.shape[3], row, column))
-        right.append(F.pad(level, (0, right_width - level.shape[3])))
-        row += level.shape[2]
-    halves = [bordered[0], torch.cat(right, dim=2)]
-    total = max(half.shape[2] for half in halves)
-    return torch.cat([F.pad(half, (0, 0, 0, total - half.shape[2])) for half in halves], dim=3), places
+        return canvas, places
+    right = []
+    for level, feature in enumerate(features[1:]):
+        row = sum(below[:level])
+        last = level == len(below) - 1
+        right.append(_bordered(feature, total - row if last else below[level], right_width))
+        places.append((*sizes[level + 1], row + 1, sizes[0][1] + 3))
+    return torch.cat((canvas, torch.cat(right, dim=2)), dim=3), places
+
+
+def _bordered(feature: Tensor, height: int, width: int) -> Tensor:
+    """A level with its edge repeated: one pixel at the top and on the left, the rest below and on the right."""
+    return F.pad(feature, (1, width - feature.shape[3] - 1, 1, height - feature.shape[2] - 1), mode='replicate')
 
 
 def _samples(low: Tensor, high: Tensor, size: Tensor, cells: int, ratio: int, aligned: bool) -> Tensor:

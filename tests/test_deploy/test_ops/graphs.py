@@ -33,8 +33,15 @@ class Function(nn.Module):
 class Graph:
     """An exported function: its file, its model, and ONNX Runtime to run it."""
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], file: Path) -> None:
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+        file: Path,
+        dynamic_batch: bool = False,
+    ) -> None:
         self.function, self.file = function, file
+        shapes = tuple({0: torch.export.Dim('batch')} for _ in inputs) if dynamic_batch else None
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             program = torch.onnx.export(
@@ -43,6 +50,7 @@ class Graph:
                 dynamo=True,
                 opset_version=20,
                 custom_translation_table=onnx_translations(),
+                dynamic_shapes=None if shapes is None else (shapes,),
                 verbose=False,
             )
         assert program is not None
@@ -63,7 +71,7 @@ class Graph:
         return {f'{node.domain}::{node.op_type}' if node.domain else node.op_type for node in _nodes(self.model.graph)}
 
     def dynamic_outputs(self) -> list[str]:
-        """Values of the graph, loop bodies included, whose shape is not all numbers."""
+        """Values of the graph whose shape is not all numbers."""
         inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
         values = [*inferred.graph.value_info, *inferred.graph.output]
         return [
