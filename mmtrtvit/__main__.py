@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 
-#: Word on the command line (also with hyphens): module of ``mmtrtvit.apis``, purpose. ``tools/`` has the same names.
+#: Word on the command line (also with hyphens): module of ``mmtrtvit``, purpose. ``tools/`` has the same names.
 _TOOLS = {
-    'train': ('train', 'train a model'),
-    'test': ('test', 'evaluate a checkpoint'),
-    'get_flops': ('flops', 'count parameters and multiply-adds'),
-    'print_config': ('print_config', 'print a config with all it inherits'),
-    'visualize': ('visualize', 'draw what a checkpoint finds beside the ground truth'),
-    'demo': ('demo', 'generate images, train on them, evaluate, draw'),
+    'train': ('apis.train', 'train a model'),
+    'test': ('apis.test', 'evaluate a checkpoint'),
+    'get_flops': ('apis.flops', 'count parameters and multiply-adds'),
+    'print_config': ('apis.print_config', 'print a config with all it inherits'),
+    'visualize': ('apis.visualize', 'draw what a checkpoint finds beside the ground truth'),
+    'deploy': ('deploy.tools.deploy', 'turn a model into an engine and check it'),
+    'demo': ('apis.demo', 'generate images, train on them, evaluate, draw'),
 }
 
 
@@ -28,7 +29,7 @@ def main() -> None:
             return
         print(f'{usage}\nerror: no tool {wanted!r}' if wanted else usage, file=sys.stderr)
         raise SystemExit(2)
-    importlib.import_module(f'mmtrtvit.apis.{_TOOLS[tool][0]}').main(sys.argv[2:])
+    importlib.import_module(f'mmtrtvit.{_TOOLS[tool][0]}').main(sys.argv[2:])
 
 
 if __name__ == '__main__':

@@ -13,13 +13,14 @@ PACKAGE = Path(mmtrtvit.__file__).parent
 # floor -> the floors of ours it may import
 ALLOWED: dict[str, set[str]] = {
     'version': set(),
+    'errors': set(),
     'fileio': set(),
     'registry': set(),
     'compat': {'fileio'},
     'models': {'registry'},
     'datasets': {'fileio'},
-    'apis': {'fileio', 'registry', 'compat', 'models', 'datasets', 'version'},
-    'deploy': {'fileio', 'registry', 'compat', 'version', 'apis'},
+    'apis': {'errors', 'fileio', 'registry', 'compat', 'models', 'datasets', 'version'},
+    'deploy': {'errors', 'fileio', 'registry', 'compat', 'version', 'apis'},
     '__init__': {'version', 'compat', 'models', 'registry'},
     '__main__': {'apis', 'deploy'},
 }
@@ -29,10 +30,10 @@ ALLOWED: dict[str, set[str]] = {
 DEPLOY: dict[str, set[str]] = {
     '__init__': {'graphs', 'export', 'precision', 'backends', 'pipeline', 'evaluate', 'parity', 'config'},
     'ops': set(),
-    'graphs': {'ops'},
-    'backends': {'fileio'},
-    'export': {'graphs', 'ops', 'fileio'},
-    'precision': {'graphs', 'export', 'fileio'},
+    'graphs': {'ops', 'errors'},
+    'backends': {'fileio', 'errors'},
+    'export': {'graphs', 'ops', 'fileio', 'errors'},
+    'precision': {'graphs', 'export', 'fileio', 'errors'},
 }
 # packages that a floor of deploy must do without
 FOREIGN = {

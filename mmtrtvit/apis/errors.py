@@ -10,6 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mmtrtvit.errors import UserError
+
+__all__ = ['DEBUG_VARIABLE', 'EXIT_STATUS', 'UserError', 'debugging', 'explain', 'near', 'run_tool']
+
 #: Set to 1 to get the traceback of a user error as well, as ``--debug`` does.
 DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
 
@@ -25,10 +29,6 @@ _WITHOUT_DOWNLOAD = (
     'For what a backbone begins with: --cfg-options model.backbone.init_cfg.checkpoint=PATH, '
     'or for random weights model.backbone.init_cfg=None'
 )
-
-
-class UserError(Exception):
-    """Something the user can put right; the message names the file or value and the way out."""
 
 
 def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -19,6 +19,7 @@ import onnx
 import torch
 
 from mmtrtvit.deploy.graphs.base import INPUT, DeployGraph
+from mmtrtvit.errors import UserError
 from mmtrtvit.fileio import atomic_path
 
 #: The first opset with everything used here: LayerNormalization (17), GridSample of any rank and Gelu (20).
@@ -33,7 +34,7 @@ DATA_DEPENDENT = ('NonZero', 'Unique', 'Compress', 'StringSplit')
 Progress = Callable[[str], None]
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError, RuntimeError):
     """A model that cannot be exported; the message names the model's part and the way out."""
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from mmtrtvit.errors import UserError
+
 __all__ = ['Availability', 'BackendError', 'LayerCost', 'MissingPartError', 'Progress', 'TensorSpec', 'spec_of']
 
 #: ``progress(phase, step, steps)``: called from the builder's thread with ``step`` from 0 to ``steps``.
 Progress = Callable[[str, int, int], None]
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """Something that the user can put right; the message names the file, the value and the way out."""
 
 

@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmtrtvit.deploy.ops.nms import NMSOptions
+from mmtrtvit.errors import UserError
 
 INPUT = 'image'
 IMAGE_DTYPES = ('float32', 'uint8')
@@ -22,7 +23,7 @@ SEGMENTATION_OUTPUTS = ('label_map', 'logits')
 ROI_ALIGN_FORMS = ('static', 'onnx')
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UserError, ValueError):
     """A model, head or setting that has no graph; the message says what is supported and how to add one."""
 
 

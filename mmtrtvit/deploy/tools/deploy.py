@@ -1,0 +1,184 @@
+"""Turn any supported detector, segmentor or classifier into an engine, and check it against the library's own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mmtrtvit.apis.config import add_config_arguments, load_config
+from mmtrtvit.apis.errors import UserError, run_tool
+
+if TYPE_CHECKING:
+    from mmtrtvit.deploy.pipeline import Deployment
+
+#: Options of ``--cfg-options`` that begin like this change the deploy config, all others the model config.
+_DEPLOY_SECTIONS = ('codebase_config', 'onnx_config', 'backend_config', 'calib_config')
+LISTED = 10
+"""Unmatched detections that are printed; ``deploy.json`` has all."""
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line of ``tools/deploy.py``, in the order that MMDeploy's users type."""
+    parser = argparse.ArgumentParser(prog='deploy.py', description=__doc__)
+    parser.add_argument('deploy_cfg', help='deploy config: a path, or a name below configs/deploy')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help="checkpoint file or URL; 'none' for random weights")
+    parser.add_argument('img', help='image that both sides are run on')
+    parser.add_argument('--test-img', nargs='+', metavar='IMG', help='run both sides on these images instead of IMG')
+    parser.add_argument('--work-dir', help='folder for the results; default work_dirs/MODEL_CFG/DEPLOY_CFG')
+    parser.add_argument('--device', default='cpu', help='where the engine runs: cpu (default) or cuda:0')
+    parser.add_argument(
+        '--log-level', default='INFO', choices=['DEBUG', 'INFO', 'WARNING', 'ERROR'], help='default INFO'
+    )
+    parser.add_argument('--show', action='store_true', help='open the picture in a window when all is done')
+    parser.add_argument('--dump-info', action='store_true', help='also write detail.json: both configs in full')
+    return parser.parse_args(argv)
+
+
+def deploy(argv: Sequence[str]) -> Deployment:
+    """Deploy as the command line says.
+
+    Raises:
+        SystemExit: With 1 where an output is outside the tolerance.
+    """
+    args = parse_args(argv)
+    logging.getLogger('mmtrtvit').setLevel(args.log_level)
+    console = Console(quiet=args.log_level in ('WARNING', 'ERROR'), highlight=False)
+    try:
+        from mmtrtvit.deploy import pipeline
+        from mmtrtvit.deploy.config import load_deploy_config
+    except ImportError as error:
+        raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
+    options = args.cfg_options or {}
+    ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
+    deploy_cfg = load_deploy_config(_deploy_name(args.deploy_cfg), ours)
+    model_cfg = load_config(args.config, {key: value for key, value in options.items() if key not in ours})
+    images = args.test_img or [args.img]
+    for image in images:
+        if not Path(image).is_file():
+            raise UserError(f'image not found: {image}')
+    work_dir = Path(args.work_dir or Path('work_dirs') / Path(args.config).stem / Path(args.deploy_cfg).stem)
+    made = pipeline.deploy(
+        deploy_cfg,
+        model_cfg,
+        args.checkpoint,
+        images,
+        work_dir,
+        device=args.device,
+        command=shlex.join(['tools/deploy.py', *argv]),
+        step=_Steps(console),
+    )
+    if args.dump_info:
+        _dump(work_dir, deploy_cfg, model_cfg)
+    report(console, made)
+    if args.show:
+        show(made.pictures[0])
+    if not made.passed:
+        print(f'error: {work_dir}: the outputs are outside the tolerance, see the table', file=sys.stderr)
+        raise SystemExit(1)
+    return made
+
+
+def _deploy_name(name: str) -> str:
+    """A deploy config may be named without its folder."""
+    if Path(name).is_file() or '/' in name or '::' in name:
+        return name
+    return f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
+
+
+class _Steps:
+    """One line a step, with a bar where the work tells how far it is."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextlib.contextmanager
+    def __call__(self, title: str) -> Iterator[Callable[[str, int, int], None]]:
+        begin = time.perf_counter()
+        columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+
+            def advance(phase: str, done: int, of: int) -> None:
+                bar.update(task, description=f'{title}: {phase}', completed=done, total=of or None)
+
+            yield advance
+        self.console.print(f'{title}: {time.perf_counter() - begin:.1f} s')
+
+
+def report(console: Console, made: Deployment) -> None:
+    """Print the verdict and where everything is."""
+    ran, _, reason = made.ran.partition(' (')
+    if reason:
+        console.print(f'note: {reason.rstrip(")")}: {ran} ran the graph that it was built of', style='yellow')
+    for file, verdict in made.parity.items():
+        table = Table(
+            'output', 'found', 'allowed', 'verdict', 'what', title=f'{Path(file).name}: PyTorch against {ran}'
+        )
+        for row in verdict.rows:
+            sign = '>=' if row.note.startswith('share') else '<='
+            judged = 'passed' if row.passed else '[red]failed[/red]'
+            table.add_row(row.output, f'{row.largest:.6g}', f'{sign} {row.allowed:g}', judged, row.note)
+        console.print(table)
+    for file, verdict in made.parity.items():
+        for line in verdict.unmatched[:LISTED]:
+            console.print(f'  {Path(file).name}: {line}', markup=False)
+        if len(verdict.unmatched) > LISTED:
+            console.print(f'  ... and {len(verdict.unmatched) - LISTED} more in deploy.json')
+        if verdict.rows[0].output == 'detections' and not verdict.detections:
+            console.print(f'  {Path(file).name}: no detection on either side: nothing was compared', style='yellow')
+    built = made.build
+    share = f'{built.precision_share:.0%} of convolutions and matrix products in {built.precision_asked}'
+    console.print(
+        f'{built.backend} {built.version}: {built.layers} layers, {share} (read from the {built.precision_source})'
+    )
+    console.print(f'graph: {made.export.nodes} nodes, {made.export.nodes_exported} before optimisation')
+    if built.trtexec:
+        console.print(f'the same with trtexec: {built.trtexec}', markup=False, soft_wrap=True)
+    for warning in built.warnings:
+        console.print(f'warning: {warning}', markup=False)
+    if made.random_weights:
+        console.print('random weights: the outputs mean nothing, only their agreement does', style='yellow')
+    for path in dict.fromkeys([made.onnx, made.engine, *made.pictures, made.work_dir / 'deploy.json']):
+        console.print(f'  {path}', markup=False, soft_wrap=True)
+
+
+def show(picture: Path) -> None:
+    """Open the picture in a window until a key is pressed.
+
+    Raises:
+        UserError: There is no screen, or OpenCV was built without windows.
+    """
+    import cv2
+
+    try:
+        cv2.imshow(picture.name, cv2.imread(str(picture)))
+        cv2.waitKey(0)
+    except cv2.error as error:
+        raise UserError(f'--show: no window can be opened here; the picture is {picture}') from error
+
+
+def _dump(work_dir: Path, deploy_cfg: Any, model_cfg: Any) -> None:
+    from dataclasses import asdict
+
+    from mmtrtvit.fileio import atomic_write_json
+
+    atomic_write_json(
+        work_dir / 'detail.json', {'deploy_config': asdict(deploy_cfg), 'model_config': model_cfg.pretty_text}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
+    run_tool(deploy, argv)
