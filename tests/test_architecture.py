@@ -34,6 +34,9 @@ DEPLOY: dict[str, set[str]] = {
     'backends': {'fileio', 'errors'},
     'export': {'graphs', 'ops', 'fileio', 'errors'},
     'precision': {'graphs', 'export', 'fileio', 'errors'},
+    'preprocess': {'ops', 'backends', 'errors'},
+    'inference': {'preprocess', 'ops', 'backends', 'errors', 'picture'},
+    'evaluate': {'inference', 'preprocess', 'backends', 'errors'},
 }
 # packages that a floor of deploy must do without
 FOREIGN = {
