@@ -19,6 +19,7 @@ import onnx
 import torch
 
 from mmtrtvit.deploy.graphs.base import INPUT, DeployGraph
+from mmtrtvit.deploy.ops.onnx_nms import onnx_translations
 from mmtrtvit.errors import UserError
 from mmtrtvit.fileio import atomic_path
 
@@ -137,6 +138,7 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
                 input_names=[INPUT],
                 output_names=list(graph.output_names),
                 dynamic_shapes=shapes,
+                custom_translation_table=onnx_translations(),
                 optimize=False,
                 verbose=False,
             )

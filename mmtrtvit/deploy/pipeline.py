@@ -132,7 +132,7 @@ def deploy(
         model, classes = build_model(model_cfg, checkpoint)
         graph = build_graph(copy.deepcopy(model), deploy_cfg.graph)
         check_task(graph, deploy_cfg)
-        letterbox = Letterbox.from_model(model, deploy_cfg.graph)
+        letterbox = Letterbox.from_model(model, deploy_cfg.graph, model_cfg)
         canvases = [letterbox(image) for image in images]
     work_dir.mkdir(parents=True, exist_ok=True)
     (work_dir / SUMMARY).unlink(missing_ok=True)

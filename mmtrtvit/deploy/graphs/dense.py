@@ -88,6 +88,7 @@ class DenseHead(Float32Island):
         cfg = head.test_cfg
         self.image_shape = options.shape
         self.num_classes = head.cls_out_channels
+        self.classes = int(head.num_classes)
         self.use_sigmoid = head.use_sigmoid_cls
         self.coder = head.bbox_coder
         self.nms = options.nms
@@ -144,6 +145,7 @@ class DenseHead(Float32Island):
             class_agnostic=self.class_agnostic,
             options=self.nms,
             min_size=self.min_size,
+            num_classes=self.classes,
         )
         exact = found.exact
         if whole:  # a level was cut shorter than mmdet cuts it: harmless where it held no more, or enough were kept

@@ -227,6 +227,7 @@ class SelectBoxes(Float32Island):
             class_agnostic=self.class_agnostic,
             options=self.nms,
             min_size=None,
+            num_classes=self.num_classes,
         )
         # what the top K left out can only matter where fewer than max_dets were kept
         passing = (scores > self.score_threshold).flatten(1).sum(1)
