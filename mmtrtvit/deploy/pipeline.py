@@ -35,11 +35,13 @@ from mmtrtvit.deploy.backends import (
     write_card,
 )
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
+from mmtrtvit.deploy.calibration import calibration_batches
 from mmtrtvit.deploy.config import DeployConfig
 from mmtrtvit.deploy.export import ExportReport, export
 from mmtrtvit.deploy.graphs import DeployGraph, build_graph
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from mmtrtvit.deploy.picture import draw_side_by_side
+from mmtrtvit.deploy.precision import PrecisionReport, to_fp16, to_int8
 from mmtrtvit.deploy.preprocess import Letterbox
 from mmtrtvit.fileio import atomic_write_json
 
@@ -79,7 +81,7 @@ class Deployment:
     engine: Path
     export: ExportReport
     build: BuildReport
-    precision: Any
+    precision: PrecisionReport | None
     parity: dict[str, Parity]
     ran: str
     pictures: list[Path]
@@ -141,9 +143,9 @@ def deploy(
         exported = export(graph, exact_onnx, opset=deploy_cfg.opset, dynamic_batch=deploy_cfg.dynamic_batch)
     onnx, lowered = exact_onnx, None
     if deploy_cfg.build.precision != 'fp32':
-        with clock(f'lowering the graph to {deploy_cfg.build.precision}'):
+        with clock(f'lowering the graph to {deploy_cfg.build.precision}') as progress:
             onnx = work_dir / ONNX
-            lowered = lower(exact_onnx, onnx, deploy_cfg, model_cfg, letterbox)
+            lowered = lower(exact_onnx, onnx, deploy_cfg, model_cfg, letterbox, progress)
     engine = onnx if backend.engine_suffix == '.onnx' else work_dir / ENGINE
     with clock(f'building with {backend.name}') as progress:
         built = backend.build(onnx, engine, deploy_cfg.build, progress)
@@ -187,16 +189,19 @@ def deploy(
     return made
 
 
-def lower(source: Path, target: Path, deploy_cfg: DeployConfig, model_cfg: Config, letterbox: Letterbox) -> Any:
+def lower(
+    source: Path,
+    target: Path,
+    deploy_cfg: DeployConfig,
+    model_cfg: Config,
+    letterbox: Letterbox,
+    progress: Callable[[str, int, int], None],
+) -> PrecisionReport:
     """Write the fp16 or int8 form of a graph; return the pass's report."""
-    from mmtrtvit.deploy import precision
-
     if deploy_cfg.build.precision == 'fp16':
-        return precision.to_fp16(source, target)
-    from mmtrtvit.deploy.calibration import calibration_batches
-
+        return to_fp16(source, target, progress=progress)
     batches = calibration_batches(model_cfg, deploy_cfg, letterbox)
-    return precision.to_int8(source, target, batches, method=deploy_cfg.calibration.method)
+    return to_int8(source, target, batches, method=deploy_cfg.calibration.method, progress=progress)
 
 
 def check_task(graph: DeployGraph, deploy_cfg: DeployConfig) -> None:
@@ -258,7 +263,7 @@ def summary_of(made: Deployment, deploy_cfg: DeployConfig, base: dict[str, Any])
     """Return what ``deploy.json`` holds."""
     precision = None
     if made.precision is not None:
-        precision = made.precision.to_dict() if hasattr(made.precision, 'to_dict') else asdict(made.precision)
+        precision = made.precision.to_dict()
     return {
         'schema_version': SCHEMA_VERSION,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),

@@ -109,7 +109,7 @@ class Normalize(Float32Island):
         """Return ``(B, 3, H, W)`` float32; ``image`` is that already, or ``(B, H, W, 3)`` uint8."""
         if self.dtype == 'float32':
             return image
-        image = image.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        image = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); TensorRT transposes no uint8
         if self.flip:
             image = image.flip(1)
         return (image - self.mean) / self.std

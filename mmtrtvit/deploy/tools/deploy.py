@@ -106,6 +106,10 @@ class _Steps:
     @contextlib.contextmanager
     def __call__(self, title: str) -> Iterator[Callable[[str, int, int], None]]:
         begin = time.perf_counter()
+        if not self.console.is_terminal:
+            yield lambda phase, done, of: None
+            self.console.print(f'{title}: {time.perf_counter() - begin:.1f} s')
+            return
         columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(title, total=None)
