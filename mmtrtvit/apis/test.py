@@ -1,11 +1,14 @@
-"""Evaluate a checkpoint of any detector, segmentor or classifier of OpenMMLab."""
+"""Evaluate a checkpoint, an ONNX file or an engine of any detector, segmentor or classifier of OpenMMLab."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+import torch
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
@@ -20,11 +23,36 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/test.py``."""
     parser = argparse.ArgumentParser(prog='test.py', description=__doc__)
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint', metavar='model', help='checkpoint (.pth), or what tools/deploy.py made (.onnx, .engine)'
+    )
     add_launch_arguments(parser)
     parser.add_argument('--out', help='write all predictions to this .pkl file')
     parser.add_argument('--show-dir', help='write painted predictions to this folder')
+    parser.add_argument('--device', help='cpu or cuda:0; default what the model or the engine usually runs on')
+    parser.add_argument('--backend', help='what runs an engine; default the one in its card')
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads; default all cores')
+    parser.add_argument(
+        '--letterbox', type=canvas_size, metavar='HxW', help="test a checkpoint on an engine's canvas, such as 800x1344"
+    )
     return parser.parse_args(argv)
+
+
+def canvas_size(word: str) -> tuple[int, int]:
+    """Height and width from ``800x1344``, as the ``type`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not of that form.
+    """
+    match = re.fullmatch(r'(\d+)[xX](\d+)', word)
+    if match is None or min(int(size) for size in match.groups()) < 1:
+        raise argparse.ArgumentTypeError(f'{word!r} is not HxW, such as 800x1344 (height first)')
+    return int(match[1]), int(match[2])
+
+
+def is_engine(name: str, backend: str | None) -> bool:
+    """Whether a file is an engine and not a checkpoint: by its suffix, its card, or a backend that is named."""
+    return backend is not None or Path(name).suffix in ('.onnx', '.engine') or Path(f'{name}.json').is_file()
 
 
 #: The hook of each library that paints predictions.
@@ -71,6 +99,8 @@ def prepare(args: argparse.Namespace) -> Config:
     """The config with everything the command line says merged in."""
     if args.out and Path(args.out).suffix not in ('.pkl', '.pickle'):
         raise UserError(f'--out {args.out}: the name must end in .pkl or .pickle')
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f'--threads {args.threads}: at least 1 is needed')
     cfg = load_config(args.config, args.cfg_options)
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
@@ -81,13 +111,65 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def checkpoint_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """A runner that tests a checkpoint."""
+    check_checkpoint(args.checkpoint)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device:
+        find_torch_device(args.device)
+    if not args.letterbox:
+        check_data(cfg, ('test',))
+        runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
+    else:
+        from mmtrtvit.deploy.evaluate import letterbox_model, use_letterbox
+
+        use_letterbox(cfg, *args.letterbox)
+        check_data(cfg, ('test',))
+        runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
+        letterbox_model(runner.model, *args.letterbox)
+    if args.device:
+        runner.model.to(args.device)
+    return runner
+
+
+def find_torch_device(name: str) -> None:
+    """Check that there is a device.
+
+    Raises:
+        UserError: It is misspelt or not there.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # a PyTorch without CUDA asserts
+        raise UserError(f'--device {name}: {str(error).splitlines()[0]}') from error
+
+
+def engine_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """A runner that tests an engine."""
+    try:
+        from mmtrtvit.deploy import evaluate as engines
+    except ImportError as error:
+        raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
+
+    if args.letterbox:
+        raise UserError('--letterbox: an engine has its own canvas; the option is for checkpoints')
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f'engine not found: {args.checkpoint}; tools/deploy.py makes it')
+    engines.use_engine(cfg, args.checkpoint, device=args.device, backend=args.backend, threads=args.threads)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg)
+    engines.check_classes(cast('engines.EngineModel', runner.model), runner.test_loop.dataloader.dataset)
+    runner.register_hook(engines.EngineReport())
+    return runner
+
+
 def evaluate(argv: Sequence[str]) -> dict[str, float]:
     """Evaluate as the command line says; the metrics are logged and returned."""
     args = parse_args(argv)
     cfg = prepare(args)
-    check_checkpoint(args.checkpoint)
-    check_data(cfg, ('test',))
-    runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
+    build = engine_runner if is_engine(args.checkpoint, args.backend) else checkpoint_runner
+    runner = build(cfg, args)
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()

@@ -34,6 +34,7 @@ __all__ = [
     'Postprocess',
     'Result',
     'Segmentation',
+    'kind_of',
     'load',
 ]
 
@@ -243,6 +244,22 @@ class Classification(Result):
         ]
 
 
+def kind_of(card: EngineCard, engine: str | os.PathLike[str]) -> type[Result]:
+    """The class of an engine's results, by the names of its outputs.
+
+    Raises:
+        BackendError: They are those of no task that is known.
+    """
+    names = {spec.name for spec in card.outputs}
+    if {'boxes', 'scores', 'labels', 'num_dets'} <= names:
+        return Detections
+    if 'logits' in names or 'label_map' in names:
+        return Segmentation
+    if 'scores' in names:
+        return Classification
+    raise BackendError(f'{engine}: its outputs {", ".join(sorted(names))} are those of no task that is known')
+
+
 class Engine:
     """A loaded engine with what its card knows: images in, results out.
 
@@ -261,17 +278,7 @@ class Engine:
         self.runner = runner
         self.letterbox = Letterbox.from_card(card, path)
         self.postprocess = Postprocess.from_card(card)
-        names = {spec.name for spec in card.outputs}
-        kinds: list[tuple[set[str], type[Result]]] = [
-            ({'boxes', 'scores', 'labels', 'num_dets'}, Detections),
-            ({'logits'}, Segmentation),
-            ({'label_map'}, Segmentation),
-            ({'scores'}, Classification),
-        ]
-        found = [kind for needed, kind in kinds if needed <= names]
-        if not found:
-            raise BackendError(f'{path}: its outputs {", ".join(sorted(names))} are those of no task that is known')
-        self.kind = found[0]
+        self.kind = kind_of(card, path)
         size = card.inputs[0].shape[0]
         self.batch_size = None if isinstance(size, str) else size
 
@@ -299,7 +306,8 @@ class Engine:
             BackendError: The engine failed.
         """
         several = isinstance(images, (list, tuple))
-        canvases = [self.letterbox(image) for image in (images if several else [images])]
+        wanted: Any = images if several else [images]
+        canvases = [self.letterbox(image) for image in wanted]
         results = [
             self.interpret(outputs, canvas.placement, canvas.picture)
             for outputs, canvas in zip(self.run([canvas.tensor for canvas in canvases]), canvases, strict=True)

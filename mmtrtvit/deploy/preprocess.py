@@ -128,12 +128,7 @@ class Placement:
             clip: Cut off what lies outside the image.
         """
         boxes = boxes / boxes.new_tensor(self.scale_factor * 2)
-        return self.clip_boxes(boxes) if clip else boxes
-
-    def clip_boxes(self, boxes: Tensor) -> Tensor:
-        """Cut off what of ``(N, 4)`` boxes lies outside the image."""
-        height, width = self.ori_shape
-        return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        return clip_boxes(boxes, self.ori_shape) if clip else boxes
 
     def undo_masks(self, masks: Tensor, boxes: Tensor, threshold: float = 0.5) -> Tensor:
         """Masks in the size of the image, equal to what mmdet pastes.
@@ -368,6 +363,12 @@ class Letterbox:
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
         tensor[:, :height, :width] = (pixels.float() - mean) / std
         return tensor
+
+
+def clip_boxes(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Cut off what of ``(N, 4)`` xyxy boxes lies outside an image of ``(h, w)`` pixels."""
+    height, width = shape
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
 
 
 def step_name(step: Any) -> str:
