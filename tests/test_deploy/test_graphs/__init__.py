@@ -1,0 +1,1 @@
+"""Detectors, segmentors and classifiers as graphs, against the libraries that they come from."""
