@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from mmengine import registry as root
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import nn
@@ -37,8 +40,6 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
     Raises:
         UserError: The config holds no model, or the checkpoint is not there or not of this model.
     """
-    import torch
-
     if 'model' not in cfg:
         raise UserError(f'{cfg.filename} has no model: it is no model config')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -55,7 +56,13 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
         _load_checkpoint_to_model(model, loaded)
         meta = loaded.get('meta', {}) if isinstance(loaded, dict) else {}
     else:
-        model.init_weights()
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # a line a parameter otherwise
+        try:
+            model.init_weights()
+        finally:
+            logger.setLevel(level)
     return model.eval(), class_names(cfg, meta)
 
 
@@ -90,9 +97,10 @@ def class_names(cfg: Config, meta: dict[str, Any]) -> tuple[str, ...]:
         stated = dataset.get('metainfo') or {}
         if stated.get('classes'):
             return _names(stated['classes'])
-        kind: Any = root.DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
-        if inspect.isclass(kind) and getattr(kind, 'METAINFO', {}).get('classes'):
-            return _names(kind.METAINFO['classes'])
+        kind = root.DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
+        known = getattr(kind, 'METAINFO', {}) if inspect.isclass(kind) else {}
+        if known.get('classes'):
+            return _names(known['classes'])
     return ()
 
 

@@ -7,11 +7,10 @@ Every step writes its file whole or not at all, the cards and ``deploy.json`` la
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,41 +20,28 @@ from mmengine.config import Config
 from torch import Tensor
 
 import mmtrtvit
-from mmtrtvit.apis.errors import UserError
-from mmtrtvit.apis.model import NO_CHECKPOINT, build_model
 from mmtrtvit.deploy.backends import (
     Availability,
     BackendError,
-    BuildOptions,
     BuildReport,
     EngineCard,
     LoadOptions,
     get_backend,
-    sha256_of,
-    write_card,
+    read_card,
 )
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
-from mmtrtvit.deploy.calibration import calibration_batches
 from mmtrtvit.deploy.config import DeployConfig
-from mmtrtvit.deploy.export import ExportReport, export
-from mmtrtvit.deploy.graphs import DeployGraph, build_graph
+from mmtrtvit.deploy.export import ExportReport
+from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from mmtrtvit.deploy.picture import draw_side_by_side
-from mmtrtvit.deploy.precision import PrecisionReport, to_fp16, to_int8
-from mmtrtvit.deploy.preprocess import Letterbox
+from mmtrtvit.deploy.precision import PrecisionReport
+from mmtrtvit.deploy.preprocess import read_image
+from mmtrtvit.deploy.steps import Step, build_engine, export_model, silent
 from mmtrtvit.fileio import atomic_write_json
 
 ONNX, ENGINE, SUMMARY = 'end2end.onnx', 'end2end.engine', 'deploy.json'
 SCHEMA_VERSION = 1
-
-Step = Callable[[str], Any]
-"""``with step('exporting'):`` around each part of the work."""
-
-
-@contextlib.contextmanager
-def silent(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A step that shows nothing; yields what a builder's progress is reported to."""
-    yield lambda phase, done, of: None
 
 
 @dataclass
@@ -64,6 +50,7 @@ class Deployment:
 
     Attributes:
         work_dir: Where the files are.
+        card: Of the engine.
         onnx: The graph that the engine was built of.
         engine: The engine; the same file as ``onnx`` with ONNX Runtime.
         export: What the exporter reported.
@@ -73,10 +60,10 @@ class Deployment:
         ran: Backend that computed the outputs, and in brackets why it was a stand-in, if it was.
         pictures: Side by side, one an image.
         seconds: Wall time of each step.
-        random_weights: Whether there was no checkpoint.
     """
 
     work_dir: Path
+    card: EngineCard
     onnx: Path
     engine: Path
     export: ExportReport
@@ -86,7 +73,11 @@ class Deployment:
     ran: str
     pictures: list[Path]
     seconds: dict[str, float] = field(default_factory=dict)
-    random_weights: bool = False
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether there was no checkpoint."""
+        return self.card.checkpoint == RANDOM_WEIGHTS
 
     @property
     def passed(self) -> bool:
@@ -130,47 +121,23 @@ def deploy(
     available = backend.availability()
     if not available.can_build:
         raise BackendError(f'{deploy_cfg.name}: {backend.name} cannot build here: {available.no_build}')
-    with clock('building the model'):
-        model, classes = build_model(model_cfg, checkpoint)
-        graph = build_graph(copy.deepcopy(model), deploy_cfg.graph)
-        check_task(graph, deploy_cfg)
-        letterbox = Letterbox.from_model(model, deploy_cfg.graph, model_cfg)
-        canvases = [letterbox(image) for image in images]
+    for image in images:
+        read_image(image)  # a wrong one shows before minutes of work
     work_dir.mkdir(parents=True, exist_ok=True)
     (work_dir / SUMMARY).unlink(missing_ok=True)
-    exact_onnx = work_dir / (ONNX if deploy_cfg.build.precision == 'fp32' else 'end2end_fp32.onnx')
-    with clock('exporting to ONNX'):
-        exported = export(graph, exact_onnx, opset=deploy_cfg.opset, dynamic_batch=deploy_cfg.dynamic_batch)
-    onnx, lowered = exact_onnx, None
-    if deploy_cfg.build.precision != 'fp32':
-        with clock(f'lowering the graph to {deploy_cfg.build.precision}') as progress:
-            onnx = work_dir / ONNX
-            lowered = lower(exact_onnx, onnx, deploy_cfg, model_cfg, letterbox, progress)
-    engine = onnx if backend.engine_suffix == '.onnx' else work_dir / ENGINE
+    made = export_model(deploy_cfg, model_cfg, checkpoint, work_dir / ONNX, command=command, step=clock)
+    engine, options = work_dir / ONNX, deploy_cfg.build
+    if backend.engine_suffix != '.onnx':
+        engine = work_dir / ENGINE
     with clock(f'building with {backend.name}') as progress:
-        built = backend.build(onnx, engine, deploy_cfg.build, progress)
-    base = {
-        'model': Path(model_cfg.filename).stem,
-        'config': str(model_cfg.filename),
-        'deploy_config': deploy_cfg.name,
-        'checkpoint': RANDOM_WEIGHTS if checkpoint == NO_CHECKPOINT else str(checkpoint),
-        'checkpoint_sha256': RANDOM_WEIGHTS if checkpoint == NO_CHECKPOINT else checkpoint_sha256(checkpoint),
-        'normalization': letterbox.to_dict(),
-        'classes': classes,
-        'command': command,
-        'extra': {'task': graph.task, 'options': asdict(deploy_cfg.graph)},
-    }
-    with clock('describing the engine'):
-        write_card(card_of(built, onnx, engine, deploy_cfg.build, base), engine)
-        if engine != onnx:  # the graph runs by itself too, with ONNX Runtime
-            check = get_backend('onnxruntime')
-            as_onnx = check.build(onnx, onnx, BuildOptions(precision=deploy_cfg.build.precision))
-            write_card(card_of(as_onnx, onnx, onnx, BuildOptions(precision=deploy_cfg.build.precision), base), onnx)
+        built = build_engine(made.path, engine, backend.name, options, command=command, progress=progress)
+    model, graph, onnx = made.model, made.graph, made.path
     parity, pictures = {}, []
     with clock('comparing with the library'):
         runner, ran = _runner(backend.name, available, engine, onnx, device, deploy_cfg.load)
         with runner:
-            for file, canvas in zip(images, canvases, strict=True):
+            for file in images:
+                canvas = made.letterbox(file)
                 feed = _batch(canvas.tensor, graph)
                 found = {name: value.cpu() for name, value in runner({'image': feed}).items()}
                 reference = library_outputs(model, graph, graph.normalize(feed))
@@ -180,86 +147,25 @@ def deploy(
                     (f'{ran.split(" (")[0]}, {deploy_cfg.build.precision}', found),
                 ]
                 name = work_dir / f'{Path(file).stem}_{deploy_cfg.build.precision}.png'
-                pictures.append(draw_side_by_side(name, canvas.picture, sides, classes))
-    made = Deployment(
-        work_dir, onnx, engine, exported, built, lowered, parity, ran, pictures, clock.seconds,
-        random_weights=checkpoint == NO_CHECKPOINT,
-    )  # fmt: skip
-    atomic_write_json(work_dir / SUMMARY, summary_of(made, deploy_cfg, base))
-    return made
-
-
-def lower(
-    source: Path,
-    target: Path,
-    deploy_cfg: DeployConfig,
-    model_cfg: Config,
-    letterbox: Letterbox,
-    progress: Callable[[str, int, int], None],
-) -> PrecisionReport:
-    """Write the fp16 or int8 form of a graph; return the pass's report."""
-    if deploy_cfg.build.precision == 'fp16':
-        return to_fp16(source, target, progress=progress)
-    batches = calibration_batches(model_cfg, deploy_cfg, letterbox)
-    return to_int8(source, target, batches, method=deploy_cfg.calibration.method, progress=progress)
-
-
-def check_task(graph: DeployGraph, deploy_cfg: DeployConfig) -> None:
-    """Refuse a deploy config of another task; a model with masks may be deployed without them only by its config.
-
-    Raises:
-        UserError: The tasks differ; names both and the configs to use.
-    """
-    if graph.task != deploy_cfg.task:
-        short = {'instance-segmentation': 'instance-seg'}.get(graph.task, graph.task)
-        raise UserError(
-            f'{deploy_cfg.name} is for {deploy_cfg.task}, the model does {graph.task}: '
-            f'take one of configs/deploy/{short}_*.py'
-        )
-
-
-def checkpoint_sha256(checkpoint: str) -> str:
-    """Return the sha256 of a checkpoint file; of a URL, that of what torch keeps of it, else ''."""
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        path = Path(torch.hub.get_dir()) / 'checkpoints' / checkpoint.rsplit('/', 1)[-1]
-    return sha256_of(path) if path.is_file() else ''
-
-
-def card_of(built: BuildReport, onnx: Path, engine: Path, options: BuildOptions, base: dict[str, Any]) -> EngineCard:
-    """Return the card of an engine that was just built."""
-    extra = base['extra'] | {
-        'build_seconds': round(built.seconds, 2),
-        'layers': built.layers,
-        'layers_by_precision': dict(built.layers_by_precision),
-        'float_share': built.float_share,
-        'warnings': list(built.warnings),
-    }
-    return EngineCard(
-        **(base | {'extra': extra}),
-        onnx=onnx.name,
-        onnx_sha256=sha256_of(onnx),
-        engine_sha256=sha256_of(engine),
-        backend=built.backend,
-        backend_version=built.version,
-        precision_asked=built.precision_asked,
-        precision_obtained=built.precision_obtained,
-        precision_share=built.precision_share,
-        precision_source=built.precision_source,
-        inputs=built.inputs,
-        outputs=built.outputs,
-        opset=built.opset,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        gpu=built.gpu,
-        compute_capability=built.compute_capability,
-        compute_capabilities=options.compute_capabilities,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
-        trtexec=built.trtexec,
+                pictures.append(draw_side_by_side(name, canvas.picture, sides, made.card.classes))
+    done = Deployment(
+        work_dir=work_dir,
+        card=read_card(engine),
+        onnx=onnx,
+        engine=engine,
+        export=made.report,
+        build=built,
+        precision=made.lowered,
+        parity=parity,
+        ran=ran,
+        pictures=pictures,
+        seconds=clock.seconds,
     )
+    atomic_write_json(work_dir / SUMMARY, summary_of(done, deploy_cfg))
+    return done
 
 
-def summary_of(made: Deployment, deploy_cfg: DeployConfig, base: dict[str, Any]) -> dict[str, Any]:
+def summary_of(made: Deployment, deploy_cfg: DeployConfig) -> dict[str, Any]:
     """Return what ``deploy.json`` holds."""
     precision = None
     if made.precision is not None:
@@ -269,7 +175,8 @@ def summary_of(made: Deployment, deploy_cfg: DeployConfig, base: dict[str, Any])
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         'versions': {'mmtrtvit': mmtrtvit.__version__, 'torch': torch.__version__, 'python': platform.python_version()},
         **{
-            key: base[key] for key in ('command', 'model', 'config', 'deploy_config', 'checkpoint', 'checkpoint_sha256')
+            key: getattr(made.card, key)
+            for key in ('command', 'model', 'config', 'deploy_config', 'checkpoint', 'checkpoint_sha256')
         },
         'backend': deploy_cfg.backend,
         'precision': deploy_cfg.build.precision,
