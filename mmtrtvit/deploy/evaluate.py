@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
@@ -262,6 +263,28 @@ def letterbox_model(model: Any, height: int, width: int) -> None:
 
     inner.data_preprocessor.register_forward_hook(pad)
     inner.register_forward_hook(clip)
+    for module in inner.modules():
+        if any(kind.__name__ == 'FCNMaskHead' for kind in type(module).__mro__):
+            _paste_inside(module)
+
+
+def _paste_inside(head: Any) -> None:
+    """Let a mask head paste only what is on the image: on the CPU mmdet fails on a box wholly in the padding."""
+    paste = head._predict_by_feat_single
+
+    def safe(mask_preds: Tensor, bboxes: Tensor, labels: Tensor, img_meta: dict[str, Any], **options: Any) -> Tensor:
+        if not options.get('rescale'):
+            masks: Tensor = paste(mask_preds, bboxes, labels, img_meta, **options)
+            return masks
+        scale, (height, width) = bboxes.new_tensor(img_meta['scale_factor']), img_meta['ori_shape'][:2]
+        inside = (bboxes[:, :2] / scale < bboxes.new_tensor([width, height])).all(1)
+        masks = torch.zeros(len(bboxes), height, width, dtype=torch.bool, device=bboxes.device)
+        if inside.any():
+            masks[inside] = paste(mask_preds[inside], bboxes[inside], labels[inside], img_meta, **options).bool()
+        bboxes /= scale.repeat(2)  # in place, as the head does
+        return masks
+
+    head._predict_by_feat_single = safe
 
 
 def adapt_pipeline(cfg: Config, letterbox: Letterbox) -> None:
