@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmtrtvit.apis.config import add_config_arguments, load_config
+from mmtrtvit.apis.config import add_config_arguments, load_config, resolve_config
 from mmtrtvit.apis.errors import UserError, run_tool
 
 if TYPE_CHECKING:
@@ -91,10 +91,15 @@ def deploy(argv: Sequence[str]) -> Deployment:
 
 
 def _deploy_name(name: str) -> str:
-    """A deploy config may be named without its folder."""
+    """A deploy config may be named without its folder and its suffix."""
     if Path(name).is_file() or '/' in name or '::' in name:
         return name
-    return f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
+    short = f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
+    try:
+        resolve_config(short)
+    except UserError:
+        return name
+    return short
 
 
 class _Steps:
