@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import math
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def image_paths(model_cfg: Config, split: str) -> list[str]:
     if not loader or 'dataset' not in loader:
         raise UserError(f'{where} has no dataset to calibrate on: set calib_config.split to another one')
     init_default_scope(model_cfg.get('default_scope', 'mmengine'))
-    definition = ConfigDict({'dataset': loader['dataset']})
+    definition = ConfigDict({'dataset': copy.deepcopy(loader['dataset'])})
     _without_pipelines(definition)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks

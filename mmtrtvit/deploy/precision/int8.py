@@ -18,18 +18,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import save_tensors_data
 
 from mmtrtvit.deploy.export import quiet
 from mmtrtvit.deploy.precision import files
 from mmtrtvit.deploy.precision.fp16 import cast, count_products
-from mmtrtvit.deploy.precision.islands import float32_nodes, neighbours, touch_floats
+from mmtrtvit.deploy.precision.islands import PRODUCTS, float32_nodes, last_products, neighbours, touch_floats
 from mmtrtvit.deploy.precision.ranges import METHODS, Feed, Progress, collect
 from mmtrtvit.deploy.precision.report import PrecisionError, PrecisionReport
 
-QUANTIZED = ('Conv', 'ConvTranspose', 'MatMul', 'Gemm')
 _METHODS = {
     'minmax': CalibrationMethod.MinMax,
     'entropy': CalibrationMethod.Entropy,
@@ -118,11 +117,13 @@ def choose(
     model: ModelProto, islands: dict[str, str], *, skip_input: bool, skip_output: bool
 ) -> tuple[set[str], dict[str, str]]:
     """Return the names of the nodes to quantise, and of the products left in float the reason."""
-    constants = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    first, last = _ends(model, islands)
+    graph = model.graph
+    constants = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    first = first_products(graph)
+    last = last_products(graph, islands)
     chosen, left = set(), {}
-    for node in model.graph.node:
-        if node.op_type not in QUANTIZED or node.name in islands:
+    for node in graph.node:
+        if node.op_type not in PRODUCTS or islands.get(node.name, 'scores') != 'scores':
             continue
         rank = constants.get(node.input[1])
         if rank is None or (node.op_type == 'MatMul' and rank != 2):
@@ -138,29 +139,18 @@ def choose(
     return chosen, left
 
 
-def _ends(model: ModelProto, islands: dict[str, str]) -> tuple[set[str], set[str]]:
-    """Products with no product before them, and those with none between them and an island or an output."""
-    graph = model.graph
-    outputs = {value.name for value in graph.output}
-    before: dict[str, bool] = {}  # tensor -> whether a product made it or something before it
+def first_products(graph: GraphProto) -> set[str]:
+    """Products with no product before them."""
+    behind: set[str] = set()  # tensors with a product before them
     first = set()
     for node in graph.node:
-        made = any(before.get(name, False) for name in node.input)
-        if node.op_type in QUANTIZED and not made:
+        product = node.op_type in PRODUCTS
+        follows = any(name in behind for name in node.input)
+        if product and not follows:
             first.add(node.name)
-        for name in node.output:
-            before[name] = made or node.op_type in QUANTIZED
-    last = set()
-    ends: dict[str, bool] = {}  # tensor -> whether it reaches an island or an output without a product between
-    for node in reversed(graph.node):
-        reaches = any(name in outputs or ends.get(name, False) for name in node.output)
-        if node.op_type in QUANTIZED and node.name not in islands and reaches:
-            last.add(node.name)
-        stops = node.op_type in QUANTIZED and node.name not in islands
-        scoped = islands.get(node.name) == 'scope'
-        for name in node.input:
-            ends[name] = ends.get(name, False) or scoped or (reaches and not stops)
-    return first, last
+        if product or follows:
+            behind.update(node.output)
+    return first
 
 
 def _quantize(source: Path, target: Path, ranges: Path, chosen: set[str], method: str) -> ModelProto:
@@ -174,7 +164,7 @@ def _quantize(source: Path, target: Path, ranges: Path, chosen: set[str], method
             target,
             None,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED),
+            op_types_to_quantize=list(PRODUCTS),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -186,7 +176,7 @@ def _quantize(source: Path, target: Path, ranges: Path, chosen: set[str], method
                 'WeightSymmetric': True,
                 'QuantizeBias': False,
                 'QDQDisableWeightAdjustForInt32Bias': True,
-                'OpTypesToExcludeOutputQuantization': list(QUANTIZED),
+                'OpTypesToExcludeOutputQuantization': list(PRODUCTS),
                 'QDQOpTypePerChannelSupportToAxis': {'MatMul': 1},
             },
         )

@@ -21,12 +21,18 @@ REASONS = {
     'scope': 'of a module derived from Float32Island: coordinates, scores, their decoding, sorting and suppression',
     'coordinates': 'leads to the sampling points of a GridSample or RoiAlign, or samples there: on a canvas of 1000 '
     'pixels fp16 steps by half a pixel, and TensorRT takes image and points of one type only',
+    'scores': 'makes what an island sorts, at little cost (a matrix product or 1 x 1 convolution and what follows): '
+    'scores rounded to equal ones are sorted by place, and neighbours in a row suppress each other in chains that are '
+    'longer than NMS has rounds',
     'operator': 'sums, squares or exponentials, which leave the range of fp16 or lose the sum; sorting',
     'range': 'reads or makes a number that fp16 does not have',
     'subgraph': 'holds a graph of its own',
     'asked': 'named by the caller',
 }
 
+PRODUCTS = ('Conv', 'ConvTranspose', 'MatMul', 'Gemm')
+#: Operators that order their input.
+_SORTERS = ('TopK', 'NonMaxSuppression')
 #: Sampling operators and their input of points.
 SAMPLERS = {'GridSample': 1, 'RoiAlign': 1}
 #: Operators through which coordinates are not followed: what is before them is the network's own.
@@ -70,6 +76,8 @@ def float32_nodes(
             kept.setdefault(node.name, 'subgraph')
     for name in _coordinates(graph, kept):
         kept.setdefault(name, 'coordinates')
+    for name in _scores(graph, kept, scopes):
+        kept.setdefault(name, 'scores')
     for node in graph.node:
         if node.op_type in _OPERATORS:
             kept.setdefault(node.name, 'operator')
@@ -125,21 +133,60 @@ def _nameless(graph: GraphProto, kept: dict[str, str]) -> None:
 
 def _coordinates(graph: GraphProto, kept: Mapping[str, str]) -> list[str]:
     """The samplers and what computes their points, back to islands and to the network's own operators."""
+    samplers = [node for node in graph.node if node.op_type in SAMPLERS]
+    points = [node.input[SAMPLERS[node.op_type]] for node in samplers]
+    return [node.name for node in samplers] + [
+        node.name for node in _before(graph, kept, points) if node.op_type not in _HEAVY
+    ]
+
+
+def _scores(graph: GraphProto, kept: Mapping[str, str], scopes: Iterable[str]) -> list[str]:
+    """What leads from the last cheap products into islands that sort."""
+    sorting = [
+        scope
+        for scope in scopes
+        if any(node.op_type in _SORTERS and in_scopes(scope_of(node), [scope]) for node in graph.node)
+    ]
+    entries = [name for node in graph.node if in_scopes(scope_of(node), sorting) for name in node.input]
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    found = []
+    for node in _before(graph, kept, entries):
+        cheap = (
+            node.op_type in PRODUCTS and node.input[1] in weights and max(weights[node.input[1]][2:], default=1) == 1
+        )
+        if cheap or node.op_type not in _HEAVY:
+            found.append(node.name)
+    return found
+
+
+def _before(graph: GraphProto, kept: Mapping[str, str], tensors: Iterable[str]) -> list[NodeProto]:
+    """Nodes that lead to some tensors, back to kept ones and, included, to the network's own operators."""
     makers, _ = neighbours(graph)
-    found: dict[str, None] = {}
-    stack = []
-    for node in graph.node:
-        if node.op_type in SAMPLERS:
-            found[node.name] = None
-            stack.append(node.input[SAMPLERS[node.op_type]])
+    found: dict[str, NodeProto] = {}
+    stack = list(tensors)
     while stack:
-        node_before = makers.get(stack.pop())
-        if node_before is None or node_before.name in kept or node_before.name in found:
+        node = makers.get(stack.pop())
+        if node is None or node.name in kept or node.name in found:
             continue
-        if node_before.op_type not in _HEAVY:
-            found[node_before.name] = None
-            stack.extend(node_before.input)
-    return list(found)
+        found[node.name] = node
+        if node.op_type not in _HEAVY:
+            stack.extend(node.input)
+    return list(found.values())
+
+
+def last_products(graph: GraphProto, islands: Mapping[str, str]) -> set[str]:
+    """Products with none between them and an island of :data:`REASONS` ``scope`` or an output of the graph."""
+    leads = {value.name: True for value in graph.output}
+    last = set()
+    for node in reversed(graph.node):
+        reaches = any(leads.get(name, False) for name in node.output)
+        product = node.op_type in PRODUCTS and islands.get(node.name) not in ('scope', 'coordinates')
+        if product and reaches:
+            last.add(node.name)
+        for name in node.input:
+            into = islands.get(node.name) == 'scope' or (reaches and not product)
+            leads[name] = leads.get(name, False) or into
+    return last
 
 
 def _outside(tensor: TensorProto) -> bool:
