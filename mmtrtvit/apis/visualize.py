@@ -246,7 +246,7 @@ def _draw(
     for index in chosen:
         if not 0 <= index < len(dataset):
             raise PictureError(f'index {index}: the data set has the images 0 to {len(dataset) - 1}')
-    with _as_in_testing(model):
+    with as_in_testing(model):
         groups = [group(index) for index in chosen]
     sheet = compose(headings[: len(groups[0].panels)], groups, cell, across)
     _, data = cv2.imencode('.png', sheet[:, :, ::-1])
@@ -259,7 +259,7 @@ def choose(total: int, count: int) -> list[int]:
 
 
 @contextmanager
-def _as_in_testing(model: nn.Module | None) -> Iterator[None]:
+def as_in_testing(model: nn.Module | None) -> Iterator[None]:
     """Put the model into eval mode and leave everything as it was found, the random numbers included.
 
     mmdet draws masks in colours jittered by numpy's global generator: seeded here, so that the same results give the

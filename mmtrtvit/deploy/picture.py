@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose
-from mmtrtvit.apis.visualize import det_visualizer, paint_instances, paint_map
+from mmtrtvit.apis.visualize import as_in_testing, det_visualizer, paint_instances, paint_map
 from mmtrtvit.deploy.ops.masks import paste_masks
 from mmtrtvit.fileio import atomic_write_bytes
 
@@ -67,7 +67,9 @@ def _detections(image: Pixels, outputs: Outputs, classes: Sequence[str]) -> Pane
     ]
     if 'masks' in outputs and keep:
         found.masks = torch.as_tensor(paste_masks(outputs['masks'][0, :keep].cpu(), found.bboxes, height, width)).bool()
-    return Panel(paint_instances(det_visualizer(), image, found, CELL), f'{keep} of {count} detections')
+    with as_in_testing(None):  # mask colours come from numpy's generator: the same on both sides
+        painted = paint_instances(det_visualizer(), image, found, CELL)
+    return Panel(painted, f'{keep} of {count} detections')
 
 
 def _label_map(image: Pixels, outputs: Outputs, classes: Sequence[str]) -> Panel:
