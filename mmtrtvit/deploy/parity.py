@@ -219,9 +219,9 @@ def library_outputs(model: Any, graph: DeployGraph, image: Tensor) -> dict[str, 
 def _segmentation(model: Any, graph: DeployGraph, image: Tensor, meta: dict[str, Any]) -> dict[str, Tensor]:
     from mmseg.structures import SegDataSample
 
+    if graph.output_names == ('logits',):  # with one class, predict's seg_logits are probabilities
+        return {'logits': model.inference(image, [meta] * len(image))}
     samples = model.predict(image, [SegDataSample(metainfo=meta) for _ in image])
-    if graph.output_names == ('logits',):
-        return {'logits': torch.stack([sample.seg_logits.data for sample in samples])}
     return {'label_map': torch.cat([sample.pred_sem_seg.data for sample in samples]).long()}
 
 

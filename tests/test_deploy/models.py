@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,16 @@ MODELS_OF: dict[str, tuple[str, str, dict[str, Any]]] = {
         2, in_channels=64, channels=16, out_channels=1, threshold=0.4, loss_decode=dict(use_sigmoid=True))),
     'ocr': ('mmseg', '_base_/models/ocrnet_r50-d8.py', dict(
         pretrained=None, backbone=BACKBONE, auxiliary_head=None, decode_head=[
-            dict(type='FCNHead', in_channels=32, in_index=2, channels=16, num_convs=1, concat_input=False,
+            dict(type='FCNHead', in_channels=64, in_index=3, channels=16, num_convs=1, concat_input=False,
                  num_classes=3, norm_cfg=dict(type='BN')),
             dict(type='OCRHead', in_channels=64, in_index=3, channels=16, ocr_channels=8, num_classes=3,
                  norm_cfg=dict(type='BN'))])),
     'resnet-classifier': ('mmpretrain', '_base_/models/resnet18.py', dict(
         backbone=dict(BACKBONE, out_indices=(3,)), head=dict(num_classes=7, in_channels=64, topk=(1,)))),
     'vit-classifier': ('mmpretrain', '_base_/models/vit-base-p16.py', dict(
-        backbone=dict(_delete_=True, type='VisionTransformer', patch_size=16, arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64), img_size=64),
-        head=dict(num_classes=7, in_channels=32, loss=dict(type='CrossEntropyLoss', _delete_=True),
+        backbone=dict(_delete_=True, type='VisionTransformer', patch_size=16, img_size=64,
+                      arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)),
+        head=dict(num_classes=7, in_channels=32, loss=dict(_delete_=True, type='CrossEntropyLoss'),
                   topk=(1,)))),
 }  # fmt: skip
 
@@ -133,23 +135,27 @@ def definition(name: str, changes: dict[str, Any] | None = None) -> ConfigDict:
     """The model's config, small, without pretrained weights, with ``changes`` (dotted keys) on top."""
     library, file, small = MODELS_OF[name]
     cfg = Config.fromfile(LIBRARIES[library] / file)
-    cfg.merge_from_dict(dict(model=small))
+    cfg.merge_from_dict(copy.deepcopy(dict(model=small)))  # mmengine takes the _delete_ out of what it is given
     if library == 'mmpretrain':
         cfg.model.data_preprocessor = ConfigDict(CLASSIFIER_PREPROCESSOR)
     else:
         cfg.model.backbone.init_cfg = None
-    cfg.merge_from_dict({f'model.{key}': value for key, value in (changes or {}).items()})
+    cfg.merge_from_dict(copy.deepcopy({f'model.{key}': value for key, value in (changes or {}).items()}))
     return cfg.model
 
 
 def build(name: str, changes: dict[str, Any] | None = None, seed: int = 0) -> Any:
     """The model in eval mode: features that are neither all alike nor exploding, scores from 0 to nearly 1."""
-    config = definition(name, changes)
-    init_default_scope(MODELS_OF[name][0])
-    torch.manual_seed(seed)
-    model = MODELS.build(config)
+    model = from_definition(name, definition(name, changes), seed)
     settle(model)
     return model.eval()
+
+
+def from_definition(name: str, config: ConfigDict, seed: int = 0) -> Any:
+    """The model as its config makes it."""
+    init_default_scope(MODELS_OF[name][0])
+    torch.manual_seed(seed)
+    return MODELS.build(config).eval()
 
 
 #: Last layers -> the largest output aside from the bias, and the bias (None: what makes the mean of each channel 0).
@@ -175,7 +181,7 @@ def last_layers(model: nn.Module) -> dict[nn.Module, tuple[float, float | None]]
 @torch.no_grad()
 def settle(model: Any) -> None:
     """Give norms the statistics of pictures, and last layers outputs as a trained model has them."""
-    x = normalized(model, torch.cat([pictures(2, 64, 64), noise(1, 64, 64)]))
+    x = normalized(model, torch.cat([pictures(2, 96, 128, first=4), noise(1, 96, 128)]))
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
@@ -183,13 +189,13 @@ def settle(model: Any) -> None:
     features = model.neck(model.backbone(x)) if model.with_neck else model.backbone(x)
     heads = [getattr(model, name) for name in ('rpn_head', 'bbox_head', 'decode_head') if hasattr(model, name)]
     output = None
-    for head in (part for head in heads for part in (head if isinstance(head, nn.ModuleList) else [head])):
-        output = head(features) if output is None else head(features, output)
+    for part in heads[0] if heads and isinstance(heads[0], nn.ModuleList) else heads:
+        output = part(features) if output is None else part(features, output)
     for norm in norms:
         norm.momentum = 0.1
     model.eval()
     for _ in range(2):  # the boxes of the second time are those of the first one's weights
-        _spread(model, x[1:])
+        _spread(model, x)
 
 
 def _spread(model: Any, x: Tensor) -> None:

@@ -35,10 +35,14 @@ class ClassifierGraph(DeployGraph):
         super().__init__(model, options)
         from mmpretrain.models.heads import ClsHead
 
-        if not isinstance(model.head, ClsHead):
+        kind = type(model.head)  # what predict would add to forward would be missing from the graph
+        if not issubclass(kind, ClsHead) or (kind.predict, kind._get_predictions) != (
+            ClsHead.predict, ClsHead._get_predictions,
+        ):  # fmt: skip
             raise UnsupportedModelError(
-                f'head {type(model.head).__name__} has no deployable graph: heads derived from '
-                "mmpretrain's ClsHead have"
+                f"head {kind.__name__} has no deployable graph: heads that predict as mmpretrain's ClsHead does "
+                '(LinearClsHead, VisionTransformerClsHead, ...) have. docs/deployment.md, "Adding a head", shows how '
+                'to add one'
             )
         self.backbone = model.backbone
         self.neck = model.neck if model.with_neck else nn.Identity()

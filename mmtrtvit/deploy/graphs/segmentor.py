@@ -54,11 +54,8 @@ class SegmentorGraph(DeployGraph):
         super().__init__(model, options)
         heads = list(model.decode_head) if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
         for head in heads:
-            if not hasattr(head, 'cls_seg') or not hasattr(head, 'align_corners'):
-                raise UnsupportedModelError(
-                    f'decode head {type(head).__name__} has no deployable graph: heads derived from '
-                    "mmseg's BaseDecodeHead (UPerHead, FPNHead, FCNHead, PSPHead, ASPPHead, ...) have"
-                )
+            refuse_unlike_base(head)
+        refuse_windows(model.test_cfg, options)
         self.output_names = (options.segmentation_output,)
         self.backbone = model.backbone
         self.neck = model.neck if model.with_neck else nn.Identity()
@@ -72,3 +69,40 @@ class SegmentorGraph(DeployGraph):
         for head in list(self.decode_heads)[1:]:
             logits = head(features, logits)
         return (self.resize(logits),)
+
+
+def refuse_unlike_base(head: Any) -> None:
+    """Refuse heads whose prediction is more than their ``forward``: what they add would be missing from the graph.
+
+    Raises:
+        UnsupportedModelError: Not one of mmseg's ``BaseDecodeHead``, or one with a prediction of its own.
+    """
+    from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    kind = type(head)
+    plain = (BaseDecodeHead.predict, BaseCascadeDecodeHead.predict)
+    known = isinstance(head, BaseDecodeHead) and kind.predict in plain
+    if not known or kind.predict_by_feat is not BaseDecodeHead.predict_by_feat:
+        raise UnsupportedModelError(
+            f"decode head {kind.__name__} has no deployable graph: heads that predict as mmseg's BaseDecodeHead does "
+            '(UPerHead, FPNHead, FCNHead, PSPHead, ASPPHead, OCRHead, SegformerHead, ...) have. '
+            'docs/deployment.md, "Adding a head", shows how to add one'
+        )
+
+
+def refuse_windows(test_cfg: Any, options: GraphOptions) -> None:
+    """Refuse a canvas larger than the window that the model is tested with.
+
+    Raises:
+        UnsupportedModelError: ``test_cfg.mode='slide'`` would take several windows; names both sizes.
+    """
+    if test_cfg.get('mode', 'whole') != 'slide':
+        return
+    height, width = test_cfg.crop_size
+    if options.height > height or options.width > width:
+        raise UnsupportedModelError(
+            f"test_cfg.mode='slide' with crop_size=({height}, {width}): on a canvas of {options.height} x "
+            f'{options.width} mmseg averages several windows, the graph computes one. Take a deploy config of '
+            f'{height} x {width}, or --cfg-options model.test_cfg.mode=whole if the model is to see the image at once'
+        )

@@ -50,8 +50,7 @@ class Proposals(Float32Island):
         self.columns = int(head.cls_out_channels)  # 1, or 2 with softmax: background last
         self.iou_threshold, _ = nms_settings(cfg, 'rpn_head.test_cfg')
         self.nms = options.nms
-        nms_pre = int(cfg.get('nms_pre', -1))
-        self.nms_pre = min(nms_pre, MAX_TOP_K) if nms_pre > 0 else MAX_TOP_K
+        self.nms_pre = int(cfg.get('nms_pre', -1))
         min_size = cfg.get('min_bbox_size', -1)
         self.min_size = float(min_size) if min_size >= 0 else None
         if int(cfg.max_per_img) > MAX_TOP_K:
@@ -63,12 +62,15 @@ class Proposals(Float32Island):
             self.register_buffer(f'priors_{level}', prior[None].float())  # (1, N, 4)
 
     def forward(self, outputs: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return proposals ``(B, P, 4)``, which of them are real ``(B, P)``, and whether NMS converged ``(B,)``."""
-        boxes, scores = [], []
+        """Return proposals ``(B, P, 4)``, which of them are real ``(B, P)``, and whether they are proved ``(B,)``."""
+        boxes, scores, limits = [], [], []
         for level, (logits, deltas) in enumerate(zip(*outputs, strict=True)):
             logits = flatten_level(logits, self.columns).float()
             score = logits.sigmoid()[..., 0] if self.use_sigmoid else logits.softmax(-1)[..., 0]
-            best, index = top_k(score, min(self.nms_pre, score.shape[1]))
+            wanted = min(self.nms_pre, score.shape[1]) if self.nms_pre > 0 else score.shape[1]
+            best, index = top_k(score, min(wanted, MAX_TOP_K))
+            if wanted > MAX_TOP_K:
+                limits.append(best[:, -1])
             priors = self.get_buffer(f'priors_{level}').expand(score.shape[0], -1, -1)
             deltas = gather_rows(flatten_level(deltas, 4), index)
             boxes.append(decode_boxes(self.coder, gather_rows(priors, index), deltas, self.image_shape))
@@ -93,7 +95,10 @@ class Proposals(Float32Island):
         best, index = top_k(kept, min(self.max_per_img, levels * longest))
         real = best >= 0
         proposals = gather_rows(all_boxes.reshape(batch, -1, 4), index) * real[..., None]
-        return proposals, real, exact.reshape(batch, levels).all(1)
+        exact = exact.reshape(batch, levels).all(1)
+        for limit in limits:  # cut shorter than mmdet cuts: harmless where all proposals score more than what was cut
+            exact = exact & (best[:, -1] > limit)
+        return proposals, real, exact
 
 
 def pad_rows(x: Tensor, rows: int, value: float) -> Tensor:

@@ -1,0 +1,132 @@
+"""What has no graph is refused by name, with what there is and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmtrtvit.deploy.graphs import DENSE_HEADS, MODEL_GRAPHS, GraphOptions, UnsupportedModelError, build_graph
+from mmtrtvit.deploy.graphs.base import register
+from mmtrtvit.deploy.ops.nms import NMSOptions
+from mmtrtvit.errors import UserError
+from tests.test_deploy import models
+from tests.test_deploy.test_graphs.common import graph_of
+
+SOFT_NMS = dict(type='soft_nms', iou_threshold=0.5)
+SHARED_HEAD = dict(type='ResLayer', depth=50, stage=3, stride=2, style='pytorch', norm_cfg=dict(type='BN'))
+
+# what is changed in which model -> what is said
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ('retinanet', {'bbox_head.type': 'FreeAnchorRetinaHead'}, {},
+     r'dense head FreeAnchorRetinaHead has no deployable graph\. Supported: ATSSHead, FCOSHead, RTMDetHead, '
+     r'RTMDetSepBNHead, RetinaHead, RetinaSepBNHead\. docs/deployment\.md, "Adding a head", shows how to add one'),
+    ('faster-rcnn', {'roi_head.type': 'DoubleHeadRoIHead', 'roi_head.reg_roi_scale_factor': 1.3}, {},
+     r'RoI head DoubleHeadRoIHead has no deployable graph\. Supported: CascadeRoIHead, StandardRoIHead\. docs/'),
+    ('faster-rcnn', {'rpn_head': dict(
+        _delete_=True, type='EmbeddingRPNHead', num_proposals=10, proposal_feature_channel=16)}, {},
+     'rpn_head EmbeddingRPNHead has no graph: RPNHead has'),
+    ('retinanet', {'test_cfg.nms': SOFT_NMS}, {},
+     r"RetinaHead\.test_cfg\.nms\.type='soft_nms' has no static form: set it to nms and measure the accuracy"),
+    ('faster-rcnn', {'test_cfg.rpn.nms': SOFT_NMS}, {}, r"rpn_head\.test_cfg\.nms\.type='soft_nms' has no static form"),
+    ('faster-rcnn', {'test_cfg.rcnn.nms': SOFT_NMS}, {}, r"roi_head\.test_cfg\.nms\.type='soft_nms' has no static"),
+    ('faster-rcnn', {'roi_head.bbox_roi_extractor.roi_layer.sampling_ratio': 0}, {},
+     r'roi_head\.bbox_roi_extractor: roi_layer\.sampling_ratio=0 samples adaptively, which has no static form\. Train '
+     r"with 2, .* set roi_sampling_ratio=2 in the deploy config .* or roi_align='onnx' for ONNX Runtime"),
+    ('mask-rcnn', {'roi_head.mask_roi_extractor.roi_layer.sampling_ratio': 0}, {},
+     r'roi_head\.mask_roi_extractor: roi_layer\.sampling_ratio=0'),
+    ('faster-rcnn', {'roi_head.bbox_roi_extractor.roi_layer.pool_mode': 'max'}, {},
+     r"roi_head\.bbox_roi_extractor: roi_layer\.pool_mode='max' has no graph: avg has"),
+    ('faster-rcnn', {'roi_head.bbox_roi_extractor.type': 'GenericRoIExtractor'}, {},
+     'GenericRoIExtractor of RoIAlign has no graph: SingleRoIExtractor of RoIAlign has'),
+    ('faster-rcnn', {'roi_head.shared_head': SHARED_HEAD}, {},
+     r'StandardRoIHead with a shared_head \(C4 detectors\) has no graph: FPN ones have'),
+    ('mask-rcnn', {'roi_head.mask_head.type': 'HTCMaskHead'}, {},
+     'mask head HTCMaskHead has no graph: FCNMaskHead has'),
+    ('faster-rcnn', {'test_cfg.rpn.max_per_img': 4000}, {},
+     r'rpn_head\.test_cfg\.max_per_img=4000: TensorRT sorts at most 3840 rows, lower it'),
+    ('retinanet', {'bbox_head.bbox_coder': dict(_delete_=True, type='TBLRBBoxCoder', normalizer=4.0)}, {},
+     'box coder TBLRBBoxCoder has no graph: DeltaXYWHBBoxCoder and DistancePointBBoxCoder have'),
+]  # fmt: skip
+
+
+def eager_once(model: Any, **options: Any) -> None:
+    graph = graph_of(model, **options)
+    graph(graph.example_input())  # the box coder is met when it is used
+
+
+@pytest.mark.parametrize(('name', 'changes', 'options', 'message'), REFUSED)
+def test_refused(name: str, changes: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    model = models.from_definition(name, models.definition(name, changes))
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        eager_once(model, **options)
+    assert isinstance(caught.value, UserError)  # the tools print it without a traceback
+
+
+def test_a_model_without_a_graph_is_refused_by_its_name() -> None:
+    """DETR and the like; the model itself would take minutes to build."""
+    DETR = type('DeformableDETR', (nn.Module,), {})  # noqa: N806
+    supported = ', '.join(sorted(MODEL_GRAPHS))
+    with pytest.raises(
+        UnsupportedModelError, match=rf'^model DeformableDETR has no deployable graph\. Supported: {supported}\. '
+    ):
+        build_graph(DETR(), GraphOptions(height=64, width=64))
+
+
+def test_a_subclass_may_compute_something_else() -> None:
+    model = models.build('retinanet')
+    model.bbox_head.__class__ = type('MyRetinaHead', (type(model.bbox_head),), {})
+    with pytest.raises(UnsupportedModelError, match=r'dense head MyRetinaHead has no deployable graph'):
+        graph_of(model)
+    try:
+        register(DENSE_HEADS, 'MyRetinaHead')(DENSE_HEADS['RetinaHead'])
+        graph = graph_of(model)
+        assert graph(torch.zeros(graph.input_shape))[0].shape == (1, 20, 4)
+    finally:
+        del DENSE_HEADS['MyRetinaHead']
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match='ATSSHead has a graph already: ATSSHead'):
+        register(DENSE_HEADS, 'ATSSHead')(DENSE_HEADS['RetinaHead'])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(height=0), r'height=0: a whole number of at least 1 is needed'),
+        (dict(width=64.0), r'width=64\.0: a whole number'),
+        (dict(batch_size=True), r'batch_size=True: a whole number'),
+        (dict(max_dets=0), r'max_dets=0: a whole number'),
+        (dict(roi_sampling_ratio=-1), r'roi_sampling_ratio=-1: a whole number'),
+        (dict(image_dtype='float16'), r"image_dtype='float16' is not one of float32, uint8"),
+        (dict(roi_align='plugin'), r"roi_align='plugin' is not one of static, onnx"),
+        (dict(segmentation_output='mask'), r"segmentation_output='mask' is not one of label_map, logits"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GraphOptions(**{'height': 64, 'width': 64, **options})
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(form='plugin'), r"form='plugin' is not one of static, loop, onnx"),
+        (dict(pre_top_k=3841), r'k=3841 is not within 1 \.\. 3840, .* lower nms_pre or pre_top_k in the deploy config'),
+        (dict(pre_top_k=0), r'k=0 is not within 1 \.\. 3840'),
+        (dict(rounds=1), r'rounds=1; two at least'),
+    ],
+)
+def test_wrong_nms_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NMSOptions(**options)
+
+
+def test_more_detections_than_can_be_sorted() -> None:
+    model = models.build('retinanet')
+    graph = graph_of(model, max_dets=4000)
+    with pytest.raises(ValueError, match=r'k=4000 is not within 1 \.\. 3840'):
+        graph(graph.example_input())
