@@ -361,7 +361,7 @@ def load(
     Args:
         engine: ``end2end.onnx`` or ``end2end.engine``; its card, ``<engine>.json``, lies beside it.
         device: ``'cpu'`` or ``'cuda:0'``; by default the CPU for ONNX Runtime, the first GPU for TensorRT.
-        backend: What runs it; by default the one it was built for.
+        backend: What it must have been built for; None for whatever its card says.
         options: How it is run, such as ``LoadOptions(threads=4)``.
 
     Raises:
@@ -372,5 +372,8 @@ def load(
         raise BackendError(f'{path}: no such file: tools/deploy.py makes it')
     card = read_card(path)
     name = backend or card.backend
+    runs = get_backend(name)
+    if name != card.backend:  # said before a device is looked for
+        raise BackendError(f'{path}: was built for {card.backend}, not for {name}: load it with {card.backend}')
     where = device or ('cuda:0' if name.startswith('tensorrt') else 'cpu')
-    return Engine(path, card, get_backend(name).load(path, where, options=options))
+    return Engine(path, card, runs.load(path, where, options=options))
