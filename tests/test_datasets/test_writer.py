@@ -193,11 +193,17 @@ def test_interrupted_between_two_images(tmp_path, monkeypatch, error):
     assert files_below(tmp_path) == []
 
 
+def take_ctrl_c() -> None:
+    """As in the foreground: what a script starts with ``&``, these tests for one, has Ctrl-C ignored, children too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
 def test_killed_while_writing(tmp_path, how):
     out = tmp_path / 'a folder' / 'set'
     command = [sys.executable, '-m', 'mmtrtvit.datasets', str(out), '--train', '100000', '--val', '8', '--size', '64']
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=take_ctrl_c)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and len(list(out.parent.glob('.*/train2017/*.jpg'))) < 5:

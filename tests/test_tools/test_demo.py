@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_the_demo_works(tmp_path: Path) -> None:
     again = run_demo(folder)
     assert again.returncode == 0, again.stderr[-3000:]
     assert 'Epoch(train)' not in again.stdout
-    rows = [[line for line in done.stdout.splitlines() if 'coco/bbox_mAP_50 ' in line] for done in (first, again)]
-    assert rows[0]
-    assert rows[0] == rows[1]
+    # the number alone: the columns of the table grow with the seconds beside it
+    found = [re.findall(r'coco/bbox_mAP_50 +\W (\d\.\d+)', done.stdout) for done in (first, again)]
+    assert len(found[0]) == 1
+    assert float(found[0][0]) >= 0.5
+    assert found[0] == found[1]
