@@ -207,7 +207,7 @@ def test_a_pass_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 
 RESIDUAL = (
     'g (float[1,2,6,6] x) => (float[1,2,6,6] y) { first = Conv <pads = [1, 1, 1, 1]> (x, a) r = Relu(first) '
-    'm = Conv <pads = [1, 1, 1, 1]> (r, b) n = Add(m, r) o = Sigmoid(r) p = Mul(n, o) '
+    'm = Conv <pads = [1, 1, 1, 1]> (r, b) n = Add(m, r) t = LAST(n) o = Sigmoid(r) p = Mul(t, o) '
     'q = Conv <pads = [1, 1, 1, 1]> (p, c) y = Relu(q) }'
 )
 
@@ -217,7 +217,8 @@ def residual(tmp_path: Path) -> tuple[Path, list[Feed]]:
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal((2, 2, 3, 3), 'f') for name in 'abc'}
     feeds = [{'x': rng.standard_normal((1, 2, 6, 6), 'f')} for _ in range(3)]
-    return write(tmp_path / 'a.onnx', RESIDUAL, **weights), feeds
+    write(tmp_path / 'stream.onnx', RESIDUAL.replace('LAST', 'Tanh'), **weights)
+    return write(tmp_path / 'a.onnx', RESIDUAL.replace('LAST', 'Relu'), **weights), feeds
 
 
 def inputs_of(path: Path) -> dict[str, list[str]]:
@@ -232,6 +233,8 @@ def test_which_products_are_quantized(residual: tuple[Path, list[Feed]], tmp_pat
     inputs = inputs_of(report.path)
     assert inputs['m'][0] in inputs['n']  # the shortcut takes the int8 values
     assert inputs['o'] == ['r']  # no other reader does
+    report = to_int8(tmp_path / 'stream.onnx', tmp_path / 'c.onnx', feeds)
+    assert inputs_of(report.path)['n'] == ['m', 'r']  # no Relu follows
     report = to_int8(path, tmp_path / 'c.onnx', feeds, residual=False, skip_input=False, skip_output=False)
     assert report.products == {'int8': 3}
     assert inputs_of(report.path)['n'] == ['m', 'r']

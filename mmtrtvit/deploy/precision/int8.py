@@ -6,8 +6,9 @@ a scale a channel, activations one a tensor, all zero points are 0. What is not:
 * products of two activations (attention), by TensorRT's own practice;
 * biases: TensorRT wants them in float;
 * tensors for readers that are no quantised product: the quantiser hands every reader the rounded values; here they
-  get the exact ones back, but for the shortcut of a residual block beside its last convolution, where TensorRT
-  fuses the sum into the int8 kernel.
+  get the exact ones back, but for the shortcut of a ResNet block beside its last convolution, where TensorRT fuses
+  the sum and the Relu into the int8 kernel;
+* the first convolution and the last products, which cost little and move detections most.
 """
 
 from __future__ import annotations
@@ -216,8 +217,11 @@ def _is_shortcut(
     readers: dict[str, list[NodeProto]],
     chosen: set[str],
 ) -> bool:
-    """Whether a node adds ``tensor`` to what a quantised convolution makes for it alone."""
-    if node.op_type != 'Add':
+    """Whether a node adds ``tensor`` to what a quantised convolution makes for it alone, before a Relu.
+
+    A residual block of that kind ends in int8 anyway; the stream of a transformer must not be rounded on its way.
+    """
+    if node.op_type != 'Add' or [reader.op_type for reader in readers.get(node.output[0], [])] != ['Relu']:
         return False
     others = [name for name in node.input if name != tensor]
     maker = makers.get(others[0]) if len(others) == 1 else None
