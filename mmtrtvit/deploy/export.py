@@ -147,7 +147,7 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
         raise ExportError(
             f'{type(graph).__name__} with backbone {type(graph.backbone).__name__}: torch {torch.__version__} cannot '
             f'export it: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ""}. '
-            'Run with --log-level DEBUG for the whole trace'
+            'MMTRTVIT_DEBUG=1 shows the whole trace'
         ) from error
     assert program is not None
     return program
@@ -203,7 +203,7 @@ def _count(graph: Any) -> int:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporters' own chatter off the terminal."""
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir', 'torch.export')]
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir', 'torch.export', 'torch.fx')]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
