@@ -2,7 +2,7 @@
 
 Its four dicts carry the names that MMDeploy's users know:
 
-* ``codebase_config``: ``task``, ``max_dets``, ``segmentation_output``: what comes out;
+* ``codebase_config``: ``task``, ``part``, ``max_dets``, ``segmentation_output``: what comes out;
 * ``onnx_config``: ``height``, ``width``, ``batch_size``, ``image_dtype``, ``opset_version``, ``dynamic_batch``: what
   goes in;
 * ``backend_config``: ``type``; ``precision`` and the other fields of
@@ -27,10 +27,11 @@ from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.backends.options import BuildOptions, LoadOptions
 from mmtrtvit.deploy.export import OPSET
 from mmtrtvit.deploy.graphs import GraphOptions
+from mmtrtvit.deploy.graphs.parts import PARTS
 from mmtrtvit.deploy.ops.nms import NMSOptions
 
 TASKS = ('detection', 'instance-segmentation', 'segmentation', 'classification')
-_CODEBASE = {'task', 'max_dets', 'segmentation_output'}
+_CODEBASE = {'task', 'part', 'max_dets', 'segmentation_output'}
 _ONNX = {'height', 'width', 'batch_size', 'image_dtype', 'opset_version', 'dynamic_batch'}
 _OPERATORS = {'nms', 'roi_align', 'roi_sampling_ratio'}
 SECTIONS = ('codebase_config', 'onnx_config', 'backend_config', 'calib_config')
@@ -66,6 +67,7 @@ class DeployConfig:
         name: How the user calls the file.
         task: One of :data:`TASKS`; the model's graph must be of it.
         graph: The canvas, the batch, the forms of NMS and RoIAlign.
+        part: ``'end2end'``, or a part to be timed alone: ``'backbone'``, ``'network'``.
         opset: Of the ONNX file.
         dynamic_batch: Whether the batch stays open.
         backend: Name of the backend.
@@ -77,6 +79,7 @@ class DeployConfig:
     name: str
     task: str
     graph: GraphOptions
+    part: str = 'end2end'
     opset: int = OPSET
     dynamic_batch: bool = False
     backend: str = 'onnxruntime'
@@ -120,6 +123,9 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
         raise UserError(f'{name}: codebase_config.task={task!r} is not one of {", ".join(TASKS)}')
     if kind not in backend_names():
         raise UserError(f'{name}: backend_config.type={kind!r} is not one of {", ".join(backend_names())}')
+    part = codebase.pop('part', 'end2end')
+    if part not in PARTS:
+        raise UserError(f'{name}: codebase_config.part={part!r} is not one of {", ".join(PARTS)}')
     opset, dynamic_batch = onnx.pop('opset_version', OPSET), onnx.pop('dynamic_batch', False)
     load, operators = backend.pop('load', {}), backend.pop('operators', {})
     _known(operators, _OPERATORS, f'{name}: backend_config.operators')
@@ -129,6 +135,7 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
         name=name,
         task=task,
         graph=_make(GraphOptions, graph, f'{name}: codebase_config, onnx_config and backend_config.operators'),
+        part=part,
         opset=opset,
         dynamic_batch=dynamic_batch,
         backend=kind,

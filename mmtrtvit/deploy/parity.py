@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmtrtvit.deploy.graphs import DeployGraph
+from mmtrtvit.deploy.graphs.parts import BackboneGraph, NetworkGraph
 
 Outputs = Mapping[str, Tensor]
 
@@ -110,12 +111,20 @@ def compare(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
     if 'label_map' in reference:
         share = float((reference['label_map'] == found['label_map']).double().mean())
         return Parity((Row('label_map', share, tolerance.pixels, share >= tolerance.pixels, 'share of equal pixels'),))
+    if 'logits' not in reference and 'scores' not in reference:  # a part of a model
+        return Parity(tuple(_relative(name, reference[name], found[name], tolerance) for name in reference))
     name = 'logits' if 'logits' in reference else 'scores'
     scale = float(reference[name].abs().max()) if name == 'logits' else 1.0
     allowed = tolerance.logits if name == 'logits' else tolerance.scores
     largest = float((reference[name].double() - found[name].double()).abs().max()) / max(scale, 1e-12)
     note = 'largest difference, relative to the largest logit' if name == 'logits' else 'largest difference'
     return Parity((Row(name, largest, allowed, largest <= allowed, note),))
+
+
+def _relative(name: str, reference: Tensor, found: Tensor, tolerance: Tolerance) -> Row:
+    scale = max(float(reference.abs().max()), 1e-12)
+    largest = float((reference.double() - found.double()).abs().max()) / scale
+    return Row(name, largest, tolerance.logits, largest <= tolerance.logits, 'relative to the largest value')
 
 
 def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
@@ -209,6 +218,8 @@ def library_outputs(model: Any, graph: DeployGraph, image: Tensor) -> dict[str, 
         'batch_input_shape': (height, width), 'scale_factor': (1.0, 1.0),
     }  # fmt: skip
     with torch.no_grad():
+        if isinstance(graph, (BackboneGraph, NetworkGraph)):
+            return graph.reference(model, image)
         if graph.task == 'classification':
             return {'scores': torch.stack([sample.pred_score for sample in model.predict(image)])}
         if graph.task == 'segmentation':

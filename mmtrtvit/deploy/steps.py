@@ -35,7 +35,8 @@ from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
 from mmtrtvit.deploy.calibration import calibration_batches
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
 from mmtrtvit.deploy.export import ExportReport, export
-from mmtrtvit.deploy.graphs import DeployGraph, build_graph
+from mmtrtvit.deploy.graphs import DeployGraph
+from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.inference import Postprocess
 from mmtrtvit.deploy.precision import PrecisionReport, to_fp16, to_int8
 from mmtrtvit.deploy.preprocess import Letterbox
@@ -101,7 +102,7 @@ def export_model(
     path, precision = Path(path), deploy_cfg.build.precision
     with step('building the model'):
         model, classes = build_model(model_cfg, checkpoint)
-        graph = build_graph(copy.deepcopy(model), deploy_cfg.graph)
+        graph = build_part(copy.deepcopy(model), deploy_cfg.graph, deploy_cfg.part)
         check_task(graph, deploy_cfg)
         letterbox = Letterbox.from_model(model, deploy_cfg.graph, model_cfg)
     exact = path if precision == 'fp32' else path.with_name(f'{path.stem}_fp32.onnx')
@@ -200,7 +201,7 @@ def check_task(graph: DeployGraph, deploy_cfg: DeployConfig) -> None:
     Raises:
         UserError: The tasks differ; names both and the configs to use.
     """
-    if graph.task != deploy_cfg.task:
+    if deploy_cfg.part == 'end2end' and graph.task != deploy_cfg.task:
         short = {'instance-segmentation': 'instance-seg'}.get(graph.task, graph.task)
         raise UserError(
             f'{deploy_cfg.name} is for {deploy_cfg.task}, the model does {graph.task}: '

@@ -268,3 +268,23 @@ def test_wrong_words(
     assert message in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / 'out' / 'deploy.json').exists()
+
+
+@pytest.mark.parametrize(('part', 'outputs'), [
+    ('backbone', ['feature_0', 'feature_1', 'feature_2', 'feature_3']),
+    ('network', [f'output_{number}' for number in range(10)]),
+])  # fmt: skip
+def test_a_part_alone(part: str, outputs: list[str], detector: dict[str, Path], tmp_path: Path) -> None:
+    made = deploy(
+        parsed(deploy_config('detection', 'onnxruntime', part=part)),
+        Config.fromfile(detector['config']),
+        str(detector['checkpoint']),
+        [str(detector['image'])],
+        tmp_path,
+    )
+    (verdict,) = made.parity.values()
+    assert verdict.passed
+    assert [row.output for row in verdict.rows] == outputs
+    assert made.pictures == []
+    operators = {node.op_type for node in onnx.load(str(made.onnx)).graph.node}
+    assert 'TopK' not in operators

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmtrtvit.deploy.ops.nms import NMSOptions
@@ -197,13 +196,14 @@ def lookup(table: dict[str, Any], part: Any, what: str) -> Any:
     return table[name]
 
 
-def build_graph(model: Any, options: GraphOptions) -> DeployGraph:
+def build_graph(model: Any, options: GraphOptions, kind: type[DeployGraph] | None = None) -> DeployGraph:
     """Turn a model of mmdet, mmseg or mmpretrain into its graph.
 
     Args:
         model: The built model, weights loaded; put into eval mode. Parts that can fold themselves
             (``switch_to_deploy``) are folded in place: pass a copy to go on training.
         options: The canvas, the batch, the forms of the operations.
+        kind: The graph's class; None for the one that is registered for the model.
 
     Raises:
         UnsupportedModelError: No graph for this model or one of its heads or settings.
@@ -212,9 +212,9 @@ def build_graph(model: Any, options: GraphOptions) -> DeployGraph:
     for module in list(model.modules()):
         if module is not model and hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
-    kind = lookup(MODEL_GRAPHS, model, 'model')
-    with DefaultScope.overwrite_default_scope(getattr(DefaultScope.get_current_instance(), 'scope_name', None)):
-        return kind(model, options).eval()
+    chosen = kind or lookup(MODEL_GRAPHS, model, 'model')
+    graph: DeployGraph = chosen(model, options).eval()
+    return graph
 
 
 def feature_shapes(features: Sequence[Tensor]) -> list[tuple[int, int]]:
