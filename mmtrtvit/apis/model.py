@@ -47,6 +47,8 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
         check_checkpoint(checkpoint)
     definition = cfg.model.copy()
     without_initial_weights(definition)
+    if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs keep it beside the model; as mmengine's runner
+        definition.setdefault('data_preprocessor', cfg.data_preprocessor)
     torch.manual_seed(seed)
     model: Any = MODELS.build(definition)
     meta: dict[str, Any] = {}

@@ -249,9 +249,6 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def normalized(model: Any, images: Tensor) -> Tensor:
-    """``(B, 3, H, W)`` float32 as the model's data preprocessor makes it of ``cv2.imread``'s images."""
-    preprocessor = model.data_preprocessor
-    x = images.permute(0, 3, 1, 2).float()
-    if getattr(preprocessor, '_channel_conversion', False) or getattr(preprocessor, 'channel_conversion', False):
-        x = x.flip(1)
-    return (x - preprocessor.mean.view(1, 3, 1, 1)) / preprocessor.std.view(1, 3, 1, 1)
+    """``(B, 3, H, W)`` float32 as the model's own data preprocessor makes it of ``cv2.imread``'s images, not padded."""
+    inputs = model.data_preprocessor(dict(inputs=list(images.permute(0, 3, 1, 2))), training=False)['inputs']
+    return inputs[..., : images.shape[1], : images.shape[2]].contiguous()

@@ -96,9 +96,9 @@ class Normalize(Float32Island):
     def __init__(self, preprocessor: Any, dtype: str) -> None:
         super().__init__()
         self.dtype = dtype
-        self.flip = bool(
-            getattr(preprocessor, '_channel_conversion', False) or getattr(preprocessor, 'channel_conversion', False)
-        )
+        # mmdet's, mmseg's and mmpretrain's names for the same
+        names = ('_channel_conversion', 'channel_conversion', 'to_rgb')
+        self.flip = any(bool(getattr(preprocessor, name, False)) for name in names)
         mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
         zero, one = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
         self.register_buffer('mean', zero if mean is None else mean.detach().float().reshape(-1, 1, 1).cpu())

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from mmtrtvit.apis.model import build_model
+from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy.graphs import UnsupportedModelError
 from tests.test_deploy import models
 from tests.test_deploy.test_graphs.common import CLASSIFIERS, assert_parity, eager, feed, graph_of, images
@@ -58,3 +61,17 @@ def test_heads_that_predict_in_their_own_way_are_refused(head: dict[str, Any]) -
     model = models.from_definition('resnet-classifier', models.definition('resnet-classifier', {'head': head}))
     with pytest.raises(UnsupportedModelError, match=f'head {head["type"]} has no deployable graph: heads that predict'):
         graph_of(model)
+
+
+def test_the_normalisation_that_mmpretrain_keeps_beside_the_model_is_the_models() -> None:
+    cfg = Config.fromfile(CONFIG_ROOT / 'trtvit_imagenet.py')
+    cfg.model.backbone.update(arch=models.TRTVIT['arch'], head_dim=16)
+    cfg.model.head.in_channels = models.TRTVIT_CHANNELS[-1]
+    model, _ = build_model(cfg, 'none')
+    graph = graph_of(model, 32, 32, image_dtype='uint8')
+    assert graph.normalize.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert graph.normalize.std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
+    blue = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    blue[..., 0] = 255  # cv2.imread's order; the model takes RGB
+    x = graph.normalize(blue)
+    assert x[0, :, 0, 0].tolist() == pytest.approx([-2.1179, -2.0357, (255 - 103.53) / 57.375], abs=1e-4)
