@@ -133,6 +133,7 @@ def report(console: Console, made: Deployment) -> None:
     ran, _, reason = made.ran.partition(' (')
     if reason:
         console.print(f'note: {reason.rstrip(")")}: {ran} ran the graph that it was built of', style='yellow')
+    unproved = False
     for file, verdict in made.parity.items():
         table = Table(
             'output', 'found', 'allowed', 'verdict', 'what', title=f'{Path(file).name}: PyTorch against {ran}'
@@ -140,6 +141,9 @@ def report(console: Console, made: Deployment) -> None:
         for row in verdict.rows:
             sign = '>=' if row.note.startswith('share') else '<='
             judged = 'passed' if row.passed else '[red]failed[/red]'
+            if row.output == 'exact' and row.largest < 1:
+                judged = '[yellow]not proved[/yellow]'
+                unproved = True
             table.add_row(row.output, f'{row.largest:.6g}', f'{sign} {row.allowed:g}', judged, row.note)
         console.print(table)
     for file, verdict in made.parity.items():
@@ -149,6 +153,12 @@ def report(console: Console, made: Deployment) -> None:
             console.print(f'  ... and {len(verdict.unmatched) - LISTED} more in deploy.json')
         if verdict.rows[0].output == 'detections' and not verdict.detections:
             console.print(f'  {Path(file).name}: no detection on either side: nothing was compared', style='yellow')
+    if unproved:
+        console.print(
+            'warning: NMS did not prove itself complete on every image: raise rounds in backend_config.operators.nms '
+            "or set its form to 'loop', or raise pre_top_k where fewer than max_dets were kept",
+            style='yellow',
+        )
     built = made.build
     share = f'{built.precision_share:.0%} of convolutions and matrix products in {built.precision_asked}'
     console.print(
