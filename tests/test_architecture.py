@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # folder or file of mmtrtvit/deploy -> what it may import of deploy and of the other floors
 DEPLOY: dict[str, set[str]] = {
-    '__init__': {'graphs', 'export', 'precision', 'backends', 'pipeline', 'evaluate', 'parity', 'config'},
+    '__init__': {'steps', 'inference'},
     'ops': set(),
     'graphs': {'ops', 'errors'},
     'backends': {'fileio', 'errors'},
@@ -38,6 +38,7 @@ DEPLOY: dict[str, set[str]] = {
     'preprocess': {'ops', 'backends', 'errors'},
     'inference': {'preprocess', 'ops', 'backends', 'errors', 'picture'},
     'evaluate': {'inference', 'preprocess', 'backends', 'errors'},
+    'profiler': {'inference', 'preprocess', 'backends', 'errors', 'version'},
 }
 # packages that a floor of deploy must do without
 FOREIGN = {

