@@ -8,12 +8,13 @@ import sys
 #: Word on the command line (also with hyphens): module of ``mmtrtvit``, purpose. ``tools/`` has the same names.
 _TOOLS = {
     'train': ('apis.train', 'train a model'),
-    'test': ('apis.test', 'evaluate a checkpoint or an engine'),
+    'test': ('deploy.tools.test', 'evaluate a checkpoint or an engine'),
     'get_flops': ('apis.flops', 'count parameters and multiply-adds'),
     'print_config': ('apis.print_config', 'print a config with all it inherits'),
     'visualize': ('apis.visualize', 'draw what a checkpoint finds beside the ground truth'),
     'deploy': ('deploy.tools.deploy', 'turn a model into an engine and check it'),
     'profiler': ('deploy.tools.profiler', 'measure where the time of an engine goes'),
+    'check_tensorrt': ('deploy.backends.check', 'what of TensorRT works on this machine'),
     'demo': ('apis.demo', 'generate images, train on them, evaluate, draw'),
 }
 

@@ -1,12 +1,11 @@
-"""Evaluate a checkpoint, an ONNX file or an engine of any detector, segmentor or classifier of OpenMMLab."""
+"""Evaluate a checkpoint of any detector, segmentor or classifier of OpenMMLab; the command line of all testing."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from mmengine.config import Config
@@ -14,14 +13,14 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
-from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/test.py``."""
-    parser = argparse.ArgumentParser(prog='test.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='test.py', description='Evaluate a checkpoint, an ONNX file or an engine.')
     add_config_arguments(parser)
     parser.add_argument(
         'checkpoint', metavar='model', help='checkpoint (.pth), or what tools/deploy.py made (.onnx, .engine)'
@@ -48,11 +47,6 @@ def canvas_size(word: str) -> tuple[int, int]:
     if match is None or min(int(size) for size in match.groups()) < 1:
         raise argparse.ArgumentTypeError(f'{word!r} is not HxW, such as 800x1344 (height first)')
     return int(match[1]), int(match[2])
-
-
-def is_engine(name: str, backend: str | None) -> bool:
-    """Whether a file is an engine and not a checkpoint: by its suffix, its card, or a backend that is named."""
-    return backend is not None or Path(name).suffix in ('.onnx', '.engine') or Path(f'{name}.json').is_file()
 
 
 #: The hook of each library that paints predictions.
@@ -111,23 +105,17 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def checkpoint_runner(cfg: Config, args: argparse.Namespace) -> Runner:
-    """A runner that tests a checkpoint."""
+def checkpoint_runner(cfg: Config, args: argparse.Namespace, adapt: Callable[[Config], object] | None = None) -> Runner:
+    """A runner that tests a checkpoint; ``adapt`` may change the config when the arguments are found sound."""
     check_checkpoint(args.checkpoint)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device:
         find_torch_device(args.device)
-    if not args.letterbox:
-        check_data(cfg, ('test',))
-        runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
-    else:
-        from mmtrtvit.deploy.evaluate import letterbox_model, use_letterbox
-
-        use_letterbox(cfg, *args.letterbox)
-        check_data(cfg, ('test',))
-        runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
-        letterbox_model(runner.model, *args.letterbox)
+    if adapt is not None:
+        adapt(cfg)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
     if args.device:
         runner.model.to(args.device)
     return runner
@@ -145,38 +133,20 @@ def find_torch_device(name: str) -> None:
         raise UserError(f'--device {name}: {str(error).splitlines()[0]}') from error
 
 
-def engine_runner(cfg: Config, args: argparse.Namespace) -> Runner:
-    """A runner that tests an engine."""
-    try:
-        from mmtrtvit.deploy import evaluate as engines
-    except ImportError as error:
-        raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
+def evaluate(
+    argv: Sequence[str], build: Callable[[Config, argparse.Namespace], Runner] = checkpoint_runner
+) -> dict[str, float]:
+    """Evaluate as the command line says; the metrics are logged and returned.
 
-    if args.letterbox:
-        raise UserError('--letterbox: an engine has its own canvas; the option is for checkpoints')
-    if not Path(args.checkpoint).is_file():
-        raise UserError(f'engine not found: {args.checkpoint}; tools/deploy.py makes it')
-    engines.use_engine(cfg, args.checkpoint, device=args.device, backend=args.backend, threads=args.threads)
-    check_data(cfg, ('test',))
-    runner = build_runner(cfg)
-    engines.check_classes(cast('engines.EngineModel', runner.model), runner.test_loop.dataloader.dataset)
-    runner.register_hook(engines.EngineReport())
-    return runner
-
-
-def evaluate(argv: Sequence[str]) -> dict[str, float]:
-    """Evaluate as the command line says; the metrics are logged and returned."""
+    Args:
+        argv: The command line.
+        build: Makes the runner; :mod:`mmtrtvit.deploy.tools.test` has one for engines.
+    """
     args = parse_args(argv)
     cfg = prepare(args)
-    build = engine_runner if is_engine(args.checkpoint, args.backend) else checkpoint_runner
     runner = build(cfg, args)
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()
     leave_together()
     return metrics
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
-    run_tool(evaluate, argv)

@@ -17,11 +17,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmtrtvit.apis.config import load_config
+from mmtrtvit.apis.config import load_config, resolve_config
 from mmtrtvit.apis.errors import UserError, near
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.backends.options import BuildOptions, LoadOptions
@@ -92,15 +93,28 @@ def load_deploy_config(name: str, cfg_options: dict[str, Any] | None = None) -> 
     """Read a deploy config.
 
     Args:
-        name: A path, ``mmtrtvit::deploy/NAME.py`` or a name below the configs that come with mmtrtvit.
+        name: A path, ``mmtrtvit::deploy/NAME.py``, or a name below the configs that come with mmtrtvit, where the
+            folder ``deploy/`` and the suffix may be left out.
         cfg_options: Dotted keys and their values, merged in.
 
     Raises:
         UserError: The file cannot be read, lacks a section, or a key or value is wrong; names it and what is allowed.
     """
-    cfg = load_config(name)
+    cfg = load_config(_with_folder(name))
     cfg.merge_from_dict(cfg_options or {})
     return parse_deploy_config(cfg, name)
+
+
+def _with_folder(name: str) -> str:
+    """A deploy config may be named without its folder and its suffix."""
+    if Path(name).is_file() or '/' in name or '::' in name:
+        return name
+    short = f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
+    try:
+        resolve_config(short)
+    except UserError:
+        return name
+    return short
 
 
 def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from mmtrtvit.apis import demo, errors, flops, visualize
-from mmtrtvit.apis import test as test_api
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError, explain, near, run_tool
+from mmtrtvit.deploy.tools import test as test_tool
 from tests.tiny import make_coco, make_detector
 
 Tool = Callable[..., str]
@@ -226,14 +226,14 @@ def checkpoint(path: Path, **state: torch.Tensor) -> str:
 
 
 def test_checkpoints(config: str, tmp_path: Path, fail: Tool) -> None:
-    message = fail(test_api.main, config, 'nowhere.pth')
+    message = fail(test_tool.main, config, 'nowhere.pth')
     assert message == 'checkpoint not found: nowhere.pth'
     (tmp_path / 'cut.pth').write_bytes(b'PK\x03\x04')
-    assert fail(test_api.main, config, 'cut.pth').startswith(
+    assert fail(test_tool.main, config, 'cut.pth').startswith(
         'cut.pth (4 bytes): not a checkpoint that PyTorch can read'
     )
     torch.save({'state_dict': {}, 'x': Path('p')}, tmp_path / 'evil.pth')
-    assert 'refused, its pickle asks for pathlib.PosixPath' in fail(test_api.main, config, 'evil.pth')
+    assert 'refused, its pickle asks for pathlib.PosixPath' in fail(test_tool.main, config, 'evil.pth')
     assert fail(train_api.main, config, '--resume', 'nowhere.pth').startswith('checkpoint not found: nowhere.pth; ')
     (tmp_path / 'w').mkdir()
     (tmp_path / 'w' / 'last_checkpoint').write_text('/gone/epoch_1.pth')
@@ -256,7 +256,7 @@ def test_checkpoint_of_another_model(config: str, tmp_path: Path, fail: Tool, to
         tmp_path / 'other.pth', **{'backbone.conv1.weight': torch.zeros(64, 3, 7, 7), 'fc.bias': torch.zeros(2)}
     )
     if tool == 'test':
-        message = fail(test_api.main, config, path)
+        message = fail(test_tool.main, config, path)
     elif tool == 'resume':
         message = fail(train_api.main, config, '--resume', path)
     else:
@@ -351,7 +351,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (train_api, 'train', 'interrupted; --resume goes on from the last checkpoint\n'),
         (demo, 'demo', 'interrupted; the same command goes on from the last checkpoint\n'),
-        (test_api, 'evaluate', 'interrupted\n'),
+        (test_tool, 'evaluate', 'interrupted\n'),
         (visualize, 'visualize', 'interrupted\n'),
         (flops, 'get_flops', 'interrupted\n'),
     ],

@@ -20,8 +20,8 @@ from mmengine.config import Config
 from pycocotools.mask import decode
 
 from mmtrtvit.apis.model import build_model
-from mmtrtvit.apis.test import evaluate
-from mmtrtvit.apis.test import main as run_main
+from mmtrtvit.deploy.tools.test import evaluate
+from mmtrtvit.deploy.tools.test import main as run_main
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy import load
 from mmtrtvit.deploy.backends import BackendError, TensorSpec, read_card, write_card

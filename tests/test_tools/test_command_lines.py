@@ -151,7 +151,7 @@ def test_every_tool_is_there_without_a_checkout(
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith(f'usage: {tool}.py ')
     assert list(_TOOLS).count(tool) == 1
-    assert f'from mmtrtvit.apis.{_TOOLS[tool][0]} import main' in (TOOLS / f'{tool}.py').read_text()
+    assert f'from mmtrtvit.{_TOOLS[tool][0]} import main' in (TOOLS / f'{tool}.py').read_text()
 
 
 @pytest.mark.parametrize('tool', ['train', 'demo', 'get_flops'])

@@ -229,8 +229,9 @@ def markdown_table(results: Sequence[CheckResult]) -> str:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
+        prog='check_tensorrt.py',
         description='Try TensorRT and TensorRT-RTX on this machine and print a Markdown table to paste. '
-        'Exit status 1 if something that could run failed.'
+        'Exit status 1 if something that could run failed.',
     )
     names = ('tensorrt', 'tensorrt-rtx')
     parser.add_argument('--backend', choices=names, action='append', help='only this one; may be given twice')

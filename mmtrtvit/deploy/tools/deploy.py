@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmtrtvit.apis.config import add_config_arguments, load_config, resolve_config
+from mmtrtvit.apis.config import add_config_arguments, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def deploy(argv: Sequence[str]) -> Deployment:
         raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
     options = args.cfg_options or {}
     ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
-    deploy_cfg = load_deploy_config(_deploy_name(args.deploy_cfg), ours)
+    deploy_cfg = load_deploy_config(args.deploy_cfg, ours)
     model_cfg = load_config(args.config, {key: value for key, value in options.items() if key not in ours})
     images = args.test_img or [args.img]
     for image in images:
@@ -90,18 +90,6 @@ def deploy(argv: Sequence[str]) -> Deployment:
         print(f'error: {work_dir}: {said}', file=sys.stderr)
         raise SystemExit(1)
     return made
-
-
-def _deploy_name(name: str) -> str:
-    """A deploy config may be named without its folder and its suffix."""
-    if Path(name).is_file() or '/' in name or '::' in name:
-        return name
-    short = f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
-    try:
-        resolve_config(short)
-    except UserError:
-        return name
-    return short
 
 
 class _Steps:

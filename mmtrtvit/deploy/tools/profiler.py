@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> Profile:
     args = parse_args(argv)
     if args.threads is not None and args.threads < 1:
         raise UserError(f'--threads {args.threads}: at least 1 is needed')
-    deploy_cfg = load_deploy_config(deploy_config_name(args.deploy_cfg))
+    deploy_cfg = load_deploy_config(args.deploy_cfg)
     model_cfg = load_config(args.config, args.cfg_options)
     images = find_images(args.image_dir)
     console = Console(highlight=False)
@@ -67,13 +67,6 @@ def run(argv: Sequence[str]) -> Profile:
     if args.json:
         console.print(f'  {atomic_write_json(args.json, measured.to_dict())}', markup=False, soft_wrap=True)
     return measured
-
-
-def deploy_config_name(name: str) -> str:
-    """A deploy config may be named without its folder."""
-    if Path(name).is_file() or '/' in name or '::' in name:
-        return name
-    return f'deploy/{name}' if name.endswith('.py') else f'deploy/{name}.py'
 
 
 def check_fit(engine: Engine, deploy_cfg: DeployConfig, model_cfg: Config) -> list[str]:

@@ -1,0 +1,66 @@
+"""Evaluate what a user has: a checkpoint, an ONNX file or an engine, the first also on the canvas of the others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmtrtvit.apis import test as checkpoints
+from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.launch import build_runner
+from mmtrtvit.apis.preflight import check_data
+
+
+def is_engine(name: str, backend: str | None) -> bool:
+    """Whether a file is an engine and not a checkpoint: by its suffix, its card, or a backend that is named."""
+    return backend is not None or Path(name).suffix in ('.onnx', '.engine') or Path(f'{name}.json').is_file()
+
+
+def engine_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """A runner that tests an engine."""
+    try:
+        from mmtrtvit.deploy import evaluate as engines
+    except ImportError as error:
+        raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
+
+    if args.letterbox:
+        raise UserError('--letterbox: an engine has its own canvas; the option is for checkpoints')
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f'engine not found: {args.checkpoint}; tools/deploy.py makes it')
+    engines.use_engine(cfg, args.checkpoint, device=args.device, backend=args.backend, threads=args.threads)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg)
+    engines.check_classes(cast('engines.EngineModel', runner.model), runner.test_loop.dataloader.dataset)
+    runner.register_hook(engines.EngineReport())
+    return runner
+
+
+def letterbox_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """A runner that tests a checkpoint on an engine's canvas."""
+    from mmtrtvit.deploy.evaluate import letterbox_model, use_letterbox
+
+    runner = checkpoints.checkpoint_runner(cfg, args, lambda config: use_letterbox(config, *args.letterbox))
+    letterbox_model(runner.model, *args.letterbox)
+    return runner
+
+
+def build(cfg: Config, args: argparse.Namespace) -> Runner:
+    """The runner for what the command line names."""
+    if is_engine(args.checkpoint, args.backend):
+        return engine_runner(cfg, args)
+    return letterbox_runner(cfg, args) if args.letterbox else checkpoints.checkpoint_runner(cfg, args)
+
+
+def evaluate(argv: Sequence[str]) -> dict[str, float]:
+    """Evaluate as the command line says; the metrics are logged and returned."""
+    return checkpoints.evaluate(argv, build)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see :func:`mmtrtvit.apis.errors.run_tool` for the exit status."""
+    run_tool(evaluate, argv)
