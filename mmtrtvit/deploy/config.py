@@ -26,7 +26,7 @@ from mmtrtvit.apis.config import load_config, resolve_config
 from mmtrtvit.apis.errors import UserError, near
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.backends.options import BuildOptions, LoadOptions
-from mmtrtvit.deploy.export import OPSET
+from mmtrtvit.deploy.exporter import OPSET
 from mmtrtvit.deploy.graphs import GraphOptions
 from mmtrtvit.deploy.graphs.parts import PARTS
 from mmtrtvit.deploy.ops.nms import NMSOptions

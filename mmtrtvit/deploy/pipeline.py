@@ -31,7 +31,7 @@ from mmtrtvit.deploy.backends import (
 )
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
 from mmtrtvit.deploy.config import DeployConfig
-from mmtrtvit.deploy.export import ExportReport
+from mmtrtvit.deploy.exporter import ExportReport
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from mmtrtvit.deploy.picture import draw_side_by_side

@@ -34,7 +34,7 @@ from mmtrtvit.deploy.backends import (
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
 from mmtrtvit.deploy.calibration import calibration_batches
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
-from mmtrtvit.deploy.export import ExportReport, export
+from mmtrtvit.deploy.exporter import ExportReport, export
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.inference import Postprocess

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtrtvit.deploy.export import ExportReport, export
+from mmtrtvit.deploy.exporter import ExportReport, export
 from mmtrtvit.deploy.graphs import DeployGraph, GraphOptions, build_graph
 from tests.test_deploy import models
 

@@ -20,8 +20,6 @@ from mmengine.config import Config
 from pycocotools.mask import decode
 
 from mmtrtvit.apis.model import build_model
-from mmtrtvit.deploy.tools.test import evaluate
-from mmtrtvit.deploy.tools.test import main as run_main
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy import load
 from mmtrtvit.deploy.backends import BackendError, TensorSpec, read_card, write_card
@@ -29,6 +27,8 @@ from mmtrtvit.deploy.evaluate import EngineModel, adapt_pipeline
 from mmtrtvit.deploy.inference import Detections, Engine, Postprocess
 from mmtrtvit.deploy.preprocess import Letterbox, Placement, step_name
 from mmtrtvit.deploy.tools.deploy import deploy
+from mmtrtvit.deploy.tools.test import evaluate
+from mmtrtvit.deploy.tools.test import main as run_main
 from tests.test_deploy import engines
 from tests.test_deploy.engines import LOW_SCORES, Tiny
 from tests.tiny import make_coco

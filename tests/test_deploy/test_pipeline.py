@@ -115,6 +115,26 @@ def test_picture_has_two_sides(deployed: Deployment) -> None:
     assert np.ptp(picture) > 100
 
 
+def test_export_build_load_from_python(detector: dict[str, Path], tmp_path: Path) -> None:
+    """The three functions of the package, although a module of it is called much the same."""
+    import mmtrtvit.deploy.exporter
+
+    config = tmp_path / 'deploy_cfg.py'
+    config.write_text(deploy_config('detection', 'onnxruntime'))
+    made = mmtrtvit.deploy.export(
+        str(config), str(detector['config']), str(detector['checkpoint']), tmp_path / 'a.onnx'
+    )
+    assert made.card.classes == ('first', 'second')
+    built = mmtrtvit.deploy.build(made.path, tmp_path / 'b.onnx', 'onnxruntime')
+    assert built.precision_obtained == 'fp32'
+    assert read_card(tmp_path / 'b.onnx').checkpoint_sha256 == made.card.checkpoint_sha256
+    with mmtrtvit.deploy.load(tmp_path / 'b.onnx') as model:
+        assert len(list(model(str(detector['image'])))) > 0
+    made.path.write_bytes(made.path.read_bytes()[:-1])
+    with pytest.raises(BackendError, match='is not the file that its card describes'):
+        mmtrtvit.deploy.build(made.path, tmp_path / 'c.onnx', 'onnxruntime')
+
+
 def test_engine_of_the_python_interface(deployed: Deployment, detector: dict[str, Path]) -> None:
     model = mmtrtvit.deploy.load(deployed.engine)
     found = list(model(str(detector['image'])))

@@ -13,7 +13,7 @@ pytest.importorskip('onnxruntime')
 
 from mmtrtvit.deploy.backends import BuildOptions, get_backend
 from mmtrtvit.deploy.backends.graph import read_graph
-from mmtrtvit.deploy.export import FLOAT32_SCOPES, export, scope_of
+from mmtrtvit.deploy.exporter import FLOAT32_SCOPES, export, scope_of
 from mmtrtvit.deploy.graphs import GraphOptions, build_graph
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from mmtrtvit.deploy.precision import PrecisionReport, emulate_fp16, to_fp16, to_int8

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper, parser
 
-from mmtrtvit.deploy.export import FLOAT32_SCOPES
+from mmtrtvit.deploy.exporter import FLOAT32_SCOPES
 
 Feed = dict[str, np.ndarray]
 

@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmtrtvit.apis.model import build_model
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy.backends import BuildOptions, BuildReport, get_backend
-from mmtrtvit.deploy.export import ExportReport, export
+from mmtrtvit.deploy.exporter import ExportReport, export
 from mmtrtvit.deploy.graphs import DeployGraph, GraphOptions, build_graph
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from mmtrtvit.fileio import atomic_write_json

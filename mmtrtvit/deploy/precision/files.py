@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from mmtrtvit.deploy.export import FLOAT32_SCOPES
+from mmtrtvit.deploy.exporter import FLOAT32_SCOPES
 from mmtrtvit.deploy.precision.report import PrecisionError
 from mmtrtvit.fileio import atomic_path
 
@@ -23,7 +23,7 @@ def read(path: Path) -> tuple[ModelProto, list[str]]:
     """Load an exported graph and the module paths that must stay float32.
 
     Raises:
-        PrecisionError: The file cannot be read, or was not written by :func:`mmtrtvit.deploy.export.export`.
+        PrecisionError: The file cannot be read, or was not written by :func:`mmtrtvit.deploy.exporter.export`.
     """
     if not path.is_file():
         raise PrecisionError(f'{path}: no such file: export the model first')

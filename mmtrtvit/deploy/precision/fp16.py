@@ -23,7 +23,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mmtrtvit.deploy.export import quiet
+from mmtrtvit.deploy.exporter import quiet
 from mmtrtvit.deploy.precision import files
 from mmtrtvit.deploy.precision.islands import SMALLEST, float32_nodes, touch_floats
 from mmtrtvit.deploy.precision.ranges import Feed, Progress, largest_magnitudes
@@ -44,7 +44,7 @@ def to_fp16(
     """Cast an exported graph to fp16; inputs, outputs and the islands stay as they are.
 
     Args:
-        onnx_in: A file of :func:`mmtrtvit.deploy.export.export`, also one quantised to int8.
+        onnx_in: A file of :func:`mmtrtvit.deploy.exporter.export`, also one quantised to int8.
         onnx_out: The file to make; it appears whole or not at all.
         keep: Names of nodes that are to stay fp32 beside those that must.
         batches: Images (input name -> array) on which activations are measured; nodes whose activations come near

@@ -23,7 +23,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import save_tensors_data
 
-from mmtrtvit.deploy.export import quiet
+from mmtrtvit.deploy.exporter import quiet
 from mmtrtvit.deploy.precision import files
 from mmtrtvit.deploy.precision.fp16 import cast, count_products
 from mmtrtvit.deploy.precision.islands import PRODUCTS, float32_nodes, last_products, neighbours, touch_floats
@@ -54,7 +54,7 @@ def to_int8(
     """Quantise an exported graph to int8; inputs, outputs and the islands stay float32.
 
     Args:
-        onnx_in: A file of :func:`mmtrtvit.deploy.export.export`, in fp32.
+        onnx_in: A file of :func:`mmtrtvit.deploy.exporter.export`, in fp32.
         onnx_out: The file to make; it appears whole or not at all.
         batches: Images (input name -> array) that the scales of activations are chosen on.
         method: ``'minmax'``, ``'entropy'`` or ``'percentile'``.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from mmtrtvit.deploy.export import scope_of
+from mmtrtvit.deploy.exporter import scope_of
 from mmtrtvit.deploy.precision.files import FLOATS, array, captured, subgraphs, types_of
 
 #: The largest finite number of fp16 (IEEE 754 binary16).

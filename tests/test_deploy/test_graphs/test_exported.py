@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmtrtvit.deploy.export import nodes_of, scope_of
+from mmtrtvit.deploy.exporter import nodes_of, scope_of
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from tests.test_deploy import models
 from tests.test_deploy.conftest import Exported

@@ -16,8 +16,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from mmtrtvit.deploy import export as export_module
-from mmtrtvit.deploy.export import ExportError, check, nodes_of, scope_of
+from mmtrtvit.deploy import exporter as export_module
+from mmtrtvit.deploy.exporter import ExportError, check, nodes_of, scope_of
 from mmtrtvit.deploy.graphs import DeployGraph, GraphOptions
 from mmtrtvit.deploy.graphs.base import Float32Island
 from mmtrtvit.deploy.ops.nms import NMSOptions
