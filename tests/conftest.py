@@ -30,9 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_default_scope() -> Iterator[None]:
-    """mmengine keeps the default scope of the last runner in a global: each test gets it as it was."""
+    """mmengine keeps the default scope of the last runner in a global: every test begins without one.
+
+    What fixtures of a module or session left there would otherwise reach the tests of other files.
+    """
     from mmengine.registry import DefaultScope
 
-    before = DefaultScope._instance_dict.copy()
+    DefaultScope._instance_dict = type(DefaultScope._instance_dict)()
     yield
-    DefaultScope._instance_dict = before
+    DefaultScope._instance_dict = type(DefaultScope._instance_dict)()

@@ -26,7 +26,7 @@ from mmtrtvit.fileio import atomic_path
 #: The first opset with everything used here: LayerNormalization (17), GridSample of any rank and Gelu (20).
 OPSET = 20
 #: Where the file's metadata says which module paths must stay float32 (see ``precision.py``).
-FLOAT32_SCOPES = 'mmtrtvit.float32_scopes'
+FLOAT32_SCOPES = 'mmtrtvit.float32_scopes'  # backends/graph.py reads it too
 OPTIONS = 'mmtrtvit.options'
 #: No engine but ONNX Runtime takes these as they stand.
 BACKEND_OWN = ('NonMaxSuppression', 'RoiAlign')

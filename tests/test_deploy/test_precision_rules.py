@@ -248,7 +248,7 @@ def test_scales_are_those_of_the_images(residual: tuple[Path, list[Feed]], tmp_p
     model.graph.output.append(helper.make_tensor_value_info('r', TensorProto.FLOAT, [1, 2, 6, 6]))
     onnx.save(model, str(tmp_path / 'r.onnx'))
     largest = max(run(tmp_path / 'r.onnx', feed)['r'].max() for feed in feeds)
-    report = to_int8(path, tmp_path / 'b.onnx', feeds)
+    report = to_int8(path, tmp_path / 'b.onnx', feeds, 'minmax')
     scales = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(report.path)).graph.initializer}
     assert scales['r_scale'] == pytest.approx(largest / 127.5, rel=0.01)
     found = collect(path, feeds, ['r'])

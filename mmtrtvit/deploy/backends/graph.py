@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ _DTYPES: dict[int, str] = {
 }
 _PRECISIONS = {'float32': 'fp32', 'float16': 'fp16', 'bfloat16': 'bf16', 'float64': 'fp64'}
 
+#: Metadata of a file: the module paths that stay float32, as JSON; of a node: the paths that it comes from.
+FLOAT32_SCOPES = 'mmtrtvit.float32_scopes'
+_NAME_SCOPES = 'pkg.torch.onnx.name_scopes'
+
 #: Nodes that hold the multiplications; their precision is the graph's.
 PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'MatMul', 'Gemm', 'Einsum', 'Attention'})
 #: Nodes that compute nothing: they store, move, reshape or convert.
@@ -49,6 +54,8 @@ class GraphFacts:
         nodes_by_type: How many of each operator.
         products: Precision -> number of convolutions and matrix products in it.
         floats: Precision -> number of nodes that compute floating numbers in it, products included.
+        by_design: Names of products that the exporter marked as float32 whatever is asked for, such as the rounds of
+            NMS: they are no part of ``products``.
         external: Whether the weights lie in other files beside it.
     """
 
@@ -59,6 +66,7 @@ class GraphFacts:
     nodes_by_type: dict[str, int]
     products: dict[str, int]
     floats: dict[str, int]
+    by_design: frozenset[str]
     external: bool
 
 
@@ -80,12 +88,13 @@ def read_graph(path: Path) -> GraphFacts:
     kinds: Counter[str] = Counter()
     products: Counter[str] = Counter()
     floats: Counter[str] = Counter()
+    by_design = _by_design(model)
     for node in _nodes(model.graph):
         kinds[node.op_type] += 1
         precision = _precision(node, types, makers)
         if precision and node.op_type not in _NO_WORK:
             floats[precision] += 1
-            products[precision] += node.op_type in PRODUCTS
+            products[precision] += node.op_type in PRODUCTS and node.name not in by_design
     weights = {tensor.name for tensor in model.graph.initializer}
     return GraphFacts(
         inputs=tuple(_spec(value, path) for value in model.graph.input if value.name not in weights),
@@ -95,8 +104,26 @@ def read_graph(path: Path) -> GraphFacts:
         nodes_by_type=dict(kinds.most_common()),
         products={key: count for key, count in products.items() if count},
         floats=dict(floats),
+        by_design=by_design,
         external=any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer),
     )
+
+
+def _by_design(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the products in module paths that the file's metadata lists as float32."""
+    listed = next((entry.value for entry in model.metadata_props if entry.key == FLOAT32_SCOPES), '[]')
+    try:
+        scopes = tuple(str(scope) for scope in json.loads(listed))
+    except ValueError:
+        return frozenset()
+    found = set()
+    for node in _nodes(model.graph):
+        if node.op_type not in PRODUCTS:
+            continue
+        paths = next((entry.value for entry in node.metadata_props if entry.key == _NAME_SCOPES), '')
+        if any(f"'{scope}'" in paths or f"'{scope}." in paths for scope in scopes):
+            found.add(node.name)
+    return frozenset(found - {''})
 
 
 def load_model(path: Path) -> onnx.ModelProto:

@@ -125,7 +125,7 @@ class TensorRTBackend(Backend):
         if not parser.parse_from_file(str(onnx)):
             reasons = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
             raise BackendError(self._refusal(onnx, 'cannot parse the graph', reasons or logger.errors, facts))
-        tally = network_tally(network)
+        tally = network_tally(network, facts.by_design)
         config = builder.create_builder_config()
         profiles = self._configure(builder, network, config, options, onnx)
         cancellation = Cancellation()

@@ -170,8 +170,8 @@ def tensor_dtype(dtype: Any) -> str:
     return _DTYPES[dtype.name]
 
 
-def network_tally(network: Any) -> Tally:
-    """Count the layers of a parsed, strongly typed network."""
+def network_tally(network: Any, by_design: frozenset[str] = frozenset()) -> Tally:
+    """Count the layers of a parsed, strongly typed network; products named in ``by_design`` are fp32 on purpose."""
     makers: dict[str, str] = {}
     kinds: Counter[str] = Counter()
     products: Counter[str] = Counter()
@@ -190,7 +190,7 @@ def network_tally(network: Any) -> Tally:
             precision = 'int8'
         if precision:
             floats[precision] += 1
-            products[precision] += kind in _PRODUCTS
+            products[precision] += kind in _PRODUCTS and layer.name not in by_design
     found = {key: count for key, count in products.items() if count}
     return Tally('network', sum(kinds.values()), dict(kinds.most_common()), found, dict(floats))
 

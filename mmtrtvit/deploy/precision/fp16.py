@@ -23,9 +23,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mmtrtvit.deploy.exporter import quiet
+from mmtrtvit.deploy.exporter import quiet, scope_of
 from mmtrtvit.deploy.precision import files
-from mmtrtvit.deploy.precision.islands import SMALLEST, float32_nodes, touch_floats
+from mmtrtvit.deploy.precision.islands import SMALLEST, float32_nodes, in_scopes, touch_floats
 from mmtrtvit.deploy.precision.ranges import Feed, Progress, largest_magnitudes
 from mmtrtvit.deploy.precision.report import PrecisionError, PrecisionReport
 
@@ -75,7 +75,7 @@ def to_fp16(
         path=Path(onnx_out),
         sha256=digest,
         precision='fp16',
-        products=count_products(model.graph),
+        products=count_products(model.graph, scopes),
         kept=kept,
         casts=sum(node.op_type == 'Cast' for node in model.graph.node),
         quantizers=sum(node.op_type == 'QuantizeLinear' for node in model.graph.node),
@@ -230,13 +230,14 @@ def _target(node: NodeProto) -> int:
     return next(int(attribute.i) for attribute in node.attribute if attribute.name == 'to')
 
 
-def count_products(graph: GraphProto) -> dict[str, int]:
-    """Precision -> how many convolutions and matrix products compute in it."""
+def count_products(graph: GraphProto, scopes: Iterable[str]) -> dict[str, int]:
+    """Precision -> how many convolutions and matrix products outside the islands compute in it."""
+    scopes = list(scopes)
     types = files.types_of(graph)
     makers = {name: node.op_type for node in graph.node for name in node.output}
     counts: Counter[str] = Counter()
     for node in graph.node:
-        if node.op_type in PRODUCTS:
+        if node.op_type in PRODUCTS and not in_scopes(scope_of(node), scopes):
             quantized = makers.get(node.input[0]) == 'DequantizeLinear'
             counts['int8' if quantized else _PRECISIONS.get(types.get(node.output[0], 0), 'other')] += 1
     return dict(counts)

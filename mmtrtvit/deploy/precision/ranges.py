@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
@@ -68,13 +70,15 @@ def collect(
         for feed in batches:
             done += 1
             try:
-                calibrator.collect_data(OneBatch(feed))
+                with contextlib.redirect_stdout(io.StringIO()):  # the histograms talk
+                    calibrator.collect_data(OneBatch(feed))
             except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
                 raise PrecisionError(f'{path}: cannot be run on calibration batch {done}: {error}') from error
             progress('Calibrating', done, steps)
         if not done:
             raise PrecisionError(f'{path}: there are no calibration images: name a data set with images')
-        return calibrator.compute_data()
+        with contextlib.redirect_stdout(io.StringIO()):
+            return calibrator.compute_data()
 
 
 def _select(calibrator: Any, wanted: set[str]) -> None:

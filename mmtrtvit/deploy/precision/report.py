@@ -22,7 +22,7 @@ class PrecisionReport:
         path: The ONNX file written.
         sha256: Of the file.
         precision: ``'fp16'`` or ``'int8'``.
-        products: Precision -> how many convolutions and matrix products are in it.
+        products: Precision -> how many convolutions and matrix products outside the islands are in it.
         kept: Reason -> names of the nodes that the pass left in their precision for it; only nodes that touch
             floating numbers. The reasons are explained in :data:`mmtrtvit.deploy.precision.islands.REASONS`.
         casts: Cast nodes in the file.
@@ -50,7 +50,7 @@ class PrecisionReport:
 
     @property
     def share(self) -> float:
-        """Share of convolutions and matrix products in the asked precision, 0 to 1."""
+        """Share of those convolutions and matrix products in the asked precision, 0 to 1."""
         total = sum(self.products.values())
         return self.products.get(self.precision, 0) / total if total else 1.0
 
