@@ -295,3 +295,24 @@ def test_what_int8_refuses(residual: tuple[Path, list[Feed]], tmp_path: Path) ->
         to_int8(plain, out, [{'x': f32(1, 2)}])
     assert not out.exists()
     assert to_fp16(done, out).products == {'int8': 1, 'fp16': 2}
+
+
+def test_scales_that_fp16_does_not_have_are_raised(tmp_path: Path) -> None:
+    """A dead channel's scale must not become 0, and one with small weights must stay what it is."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 8), 'f')
+    weight[:, 1] *= 1e-9
+    weight[:, 2] *= 1e-5
+    weight[:, 3] = 0
+    text = 'g (float[2,4] x) => (float[2,8] y) { a = Relu(x) m = MatMul(a, w) y = Relu(m) }'
+    path = write(tmp_path / 'a.onnx', text, w=weight)
+    feeds = [{'x': rng.standard_normal((2, 4), 'f')} for _ in range(3)]
+    report = to_int8(path, tmp_path / 'b.onnx', feeds, rest='fp16', skip_input=False, skip_output=False)
+    model = onnx.load(str(report.path))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    (pair,) = [n for n in model.graph.node if n.op_type == 'DequantizeLinear' and n.input[0] in constants]
+    integers, scale = constants[pair.input[0]].astype(np.float32), constants[pair.input[1]]
+    assert scale.dtype == np.float16
+    assert (scale > 0).all()
+    error = np.abs(integers * scale.astype(np.float32) - weight).max(axis=0)
+    assert (error <= np.maximum(np.abs(weight).max(axis=0) / 127, 1e-6)).all()

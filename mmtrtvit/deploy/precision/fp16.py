@@ -30,6 +30,8 @@ from mmtrtvit.deploy.precision.ranges import Feed, Progress, largest_magnitudes
 from mmtrtvit.deploy.precision.report import PrecisionError, PrecisionReport
 
 PRODUCTS = ('Conv', 'ConvTranspose', 'MatMul', 'Gemm', 'Einsum', 'Attention')
+#: Smallest scale of Q/DQ nodes in fp16: four of its bits are left, and TensorRT refuses a scale of 0.
+SMALLEST_SCALE = 2.0**-20
 _PRECISIONS: dict[int, str] = {TensorProto.FLOAT: 'fp32', TensorProto.FLOAT16: 'fp16'}
 
 
@@ -89,6 +91,7 @@ def cast(model: ModelProto, kept: Mapping[str, str]) -> tuple[ModelProto, dict[s
     """Cast a normalised graph but for the nodes ``kept``; return it and how many small weights became 0."""
     graph = model.graph
     float_inside = _captured_floats(graph)
+    _raise_scales(graph)
     _split_constants(graph, kept)
     flushed = _flush(graph, kept)
     with quiet():
@@ -122,6 +125,28 @@ def _split_constants(graph: GraphProto, kept: Mapping[str, str]) -> None:
                 copy.name = copies[name]
         node.input[:] = [copies.get(name, name) for name in node.input]
         files.rename_captured(node, copies)
+
+
+def _raise_scales(graph: GraphProto) -> None:
+    """Let no scale become 0; weights behind a raised one are quantised anew."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    done: dict[str, np.ndarray] = {}  # scale -> what its values were multiplied by
+    for node in graph.node:
+        if node.op_type not in ('QuantizeLinear', 'DequantizeLinear') or node.input[1] not in constants:
+            continue
+        scale = constants[node.input[1]]
+        if scale.name not in done:
+            values = files.array(scale)
+            raised = np.maximum(values, np.float32(SMALLEST_SCALE))
+            done[scale.name] = raised / values
+            scale.CopyFrom(numpy_helper.from_array(raised, scale.name))
+        factor, weight = done[scale.name], constants.get(node.input[0])
+        if weight is not None and (factor > 1).any():
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == 'axis'), 1)
+            integers = files.array(weight)
+            if factor.ndim:
+                factor = factor.reshape([-1 if d == axis % integers.ndim else 1 for d in range(integers.ndim)])
+            weight.CopyFrom(numpy_helper.from_array(np.rint(integers / factor).astype(integers.dtype), weight.name))
 
 
 def _flush(graph: GraphProto, kept: Mapping[str, str]) -> dict[str, int]:
