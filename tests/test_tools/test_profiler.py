@@ -61,7 +61,7 @@ def test_every_part_is_timed_and_described(detector: Tiny, tmp_path: Path, capsy
     assert facts['versions']['torch'] == torch.__version__
     assert len(written['layers']) == len(measured.layers)
     shown = capsys.readouterr().out
-    for words in ('warning: deploy/', 'latency of a batch, ms; 7 iterations after 1', 'post-processing', 'costliest',
+    for words in ('says 320x320', 'latency of a batch, ms; 7 iterations after 1', 'post-processing', 'costliest',
                   'layers of the engine, by kind', str(out)):  # fmt: skip
         assert words in shown
 

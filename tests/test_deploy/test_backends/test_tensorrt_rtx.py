@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_progress_is_told(graphs: dict[str, Path], backend: Backend, tmp_path: P
     assert steps[-1][1] == steps[-1][2]
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """A background job of a script has SIGINT ignored, and its children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('_heeds_ctrl_c')
 def test_ctrl_c_cancels_and_leaves_what_was_there(graphs: dict[str, Path], backend: Backend, tmp_path: Path) -> None:
     engine = tmp_path / 'e.engine'
     engine.write_bytes(b'the old one')
@@ -199,6 +209,7 @@ def test_a_full_disk(
 def test_killed_while_building_leaves_nothing_that_looks_whole(graphs: dict[str, Path], tmp_path: Path) -> None:
     code = (
         'import sys, os, signal\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from mmtrtvit.deploy.backends import get_backend\n'
         'seen = []\n'
         'def progress(*step):\n'
