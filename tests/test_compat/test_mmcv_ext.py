@@ -126,7 +126,7 @@ def test_finder_leaves_what_others_supply_alone(tmp_path: Path) -> None:
     (tmp_path / '_ext.py').write_text("marker = 'compiled'\n")
     code = """
 import sys, mmtrtvit, mmcv
-mmcv.__path__.append(sys.argv[1])
+mmcv.__path__.insert(0, sys.argv[1])
 import mmcv._ext
 print(mmcv._ext.marker, mmcv._ext.__name__)
 """
