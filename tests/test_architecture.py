@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     'apis': {'errors', 'fileio', 'registry', 'compat', 'models', 'datasets', 'version'},
     'deploy': {'errors', 'fileio', 'registry', 'compat', 'version', 'apis'},
     '__init__': {'version', 'compat', 'models', 'registry'},
-    '__main__': {'apis', 'deploy'},
+    'benchmark': {'errors', 'fileio', 'compat', 'models', 'apis', 'deploy', 'version'},
+    '__main__': {'apis', 'deploy', 'benchmark'},
 }
 
 
@@ -37,7 +38,7 @@ DEPLOY: dict[str, set[str]] = {
     'preprocess': {'ops', 'backends', 'errors'},
     'inference': {'preprocess', 'ops', 'backends', 'errors', 'picture'},
     'evaluate': {'inference', 'preprocess', 'backends', 'errors'},
-    'profiler': {'inference', 'preprocess', 'backends', 'errors', 'version'},
+    'profiler': {'inference', 'preprocess', 'backends', 'errors', 'apis'},
 }
 # packages that a floor of deploy must do without
 FOREIGN = {

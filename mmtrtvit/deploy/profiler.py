@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 
+from mmtrtvit.apis.machine import cores, cpu_name, now, versions
 from mmtrtvit.deploy.backends import BackendError, LayerCost, get_backend
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
 from mmtrtvit.deploy.inference import Classification, Detections, Engine, Segmentation
 from mmtrtvit.deploy.preprocess import INPUT, read_image
 from mmtrtvit.errors import UserError
-from mmtrtvit.version import __version__
 
 __all__ = ['SCHEMA_VERSION', 'Profile', 'Region', 'conditions_of', 'find_images', 'profile']
 
@@ -246,7 +244,7 @@ def conditions_of(engine: Engine, batch_size: int, threads: int | None) -> dict[
     except BackendError:
         version = ''
     return {
-        'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        'date': now(),
         'engine': engine.path.name,
         'engine_sha256': card.engine_sha256,
         'model': card.model,
@@ -263,20 +261,8 @@ def conditions_of(engine: Engine, batch_size: int, threads: int | None) -> dict[
         'device': str(device),
         'gpu': gpu,
         'compute_capability': capability,
-        'cpu': _cpu_name(),
-        'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        'cpu': cpu_name(),
+        'cores': cores(),
         'threads': threads or 'default',
-        'versions': {
-            'mmtrtvit': __version__, 'torch': torch.__version__, 'numpy': np.__version__, 'opencv': cv2.__version__,
-            'python': platform.python_version(), 'system': platform.platform(),
-        },
+        'versions': versions(),
     }  # fmt: skip
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
