@@ -1,6 +1,7 @@
-"""Backbones: the TRT-ViT family and what it is made of."""
+"""Backbones: the TRT-ViT family, what it is made of, and those peers that no library has."""
 
+from mmtrtvit.models.pooling import LastMapPooling
 from mmtrtvit.models.trtvit import ARCHS, TRTViT
 from mmtrtvit.models.warm_start import LoadReport, load_weights
 
-__all__ = ['ARCHS', 'LoadReport', 'TRTViT', 'load_weights']
+__all__ = ['ARCHS', 'LastMapPooling', 'LoadReport', 'TRTViT', 'load_weights']

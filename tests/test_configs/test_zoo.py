@@ -38,6 +38,9 @@ QUICK = {
     'pvtv2/retinanet_pvtv2-b2.py',
     'convnext/semantic_fpn_convnext-t.py',
     'poolformer/retinanet_poolformer-s24.py',
+    'resnext/retinanet_resnext-101.py',
+    'pvt/pvt-s_imagenet.py',
+    't2t/t2t-vit-14_imagenet.py',
 }
 
 # The shortest side that leaves stage 4 of every backbone more than one cell, so that BatchNorm can train on it.

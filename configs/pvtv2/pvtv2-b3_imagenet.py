@@ -1,0 +1,6 @@
+_base_ = ['../trtvit_imagenet.py', '../_base_/backbones/pvtv2-b3.py']
+model = dict(
+    backbone=dict(_base_.peer, out_indices=_base_.peer.out_indices[-1:], init_cfg=None),
+    neck=dict(_delete_=True, type='LastMapPooling'),
+    head=dict(in_channels=_base_.peer_channels[-1]),
+)
