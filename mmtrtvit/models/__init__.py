@@ -1,7 +1,9 @@
 """Backbones: the TRT-ViT family, what it is made of, and those peers that no library has."""
 
+from mmtrtvit.models.cswin import CSWin
 from mmtrtvit.models.pooling import LastMapPooling
+from mmtrtvit.models.timm_backbone import TimmBackbone
 from mmtrtvit.models.trtvit import ARCHS, TRTViT
 from mmtrtvit.models.warm_start import LoadReport, load_weights
 
-__all__ = ['ARCHS', 'LastMapPooling', 'LoadReport', 'TRTViT', 'load_weights']
+__all__ = ['ARCHS', 'CSWin', 'LastMapPooling', 'LoadReport', 'TRTViT', 'TimmBackbone', 'load_weights']

@@ -39,6 +39,9 @@ QUICK = {
     'convnext/semantic_fpn_convnext-t.py',
     'poolformer/retinanet_poolformer-s24.py',
     'resnext/retinanet_resnext-101.py',
+    'regnet/semantic_fpn_regnety-4gf.py',
+    'nextvit/retinanet_nextvit-s.py',
+    'cswin/upernet_cswin-t.py',
     'pvt/pvt-s_imagenet.py',
     't2t/t2t-vit-14_imagenet.py',
 }
