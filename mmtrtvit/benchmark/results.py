@@ -188,12 +188,12 @@ class Results:
         date: Its beginning, UTC, ISO 8601.
         conditions: Hardware, driver, versions, clocks and load before and after: see
             :mod:`mmtrtvit.benchmark.conditions`.
-        rounds: Rounds that were asked for.
+        rounds: Rounds that were asked for; a time limit may have ended them earlier: see ``Row.rounds_ms``.
         warmup: Calls of each model before the first round.
         calls: Timed calls of each model in a round.
         rows: In the order of the run.
         noise: Why the whole run is to be taken with care; empty for a calm one.
-        interrupted: Whether it was stopped before the last round.
+        interrupted: Whether Ctrl-C stopped it.
     """
 
     command: str

@@ -32,7 +32,7 @@ class Measured:
     Attributes:
         samples: Subject to its rounds, each a list of calls.
         errors: Subject to why it was dropped; what it had measured before stays in ``samples``.
-        interrupted: Whether Ctrl-C or the time limit ended the rounds early.
+        interrupted: Whether Ctrl-C ended the rounds early.
     """
 
     samples: dict[str, list[list[Sample]]] = field(default_factory=dict)
@@ -93,6 +93,7 @@ def interleave(
     calls: int = 1,
     limit_s: float | None = None,
     progress: Callable[[str, int], None] = lambda name, round_number: None,
+    after_round: Callable[[Measured], None] = lambda measured: None,
 ) -> Measured:
     """Measure subjects A B C A B C ...
 
@@ -103,6 +104,7 @@ def interleave(
         calls: Calls of a subject in its turn.
         limit_s: No new round begins after this many seconds; at least one is measured. Only whole rounds count.
         progress: Called with the subject and the round (0 while warming up) before each turn.
+        after_round: Called with what there is, to be kept on disk.
 
     Returns:
         The samples; of a subject that failed also its error, and it takes no further part. Ctrl-C ends the rounds;
@@ -112,7 +114,6 @@ def interleave(
     begin = time.perf_counter()
     for number in range(rounds + 1):
         if number > 1 and limit_s is not None and time.perf_counter() - begin > limit_s:
-            found.interrupted = True
             break
         turns: dict[str, list[Sample]] = {}
         try:
@@ -130,4 +131,5 @@ def interleave(
         if number:
             for name, samples in turns.items():
                 found.samples[name].append(samples)
+            after_round(found)
     return found

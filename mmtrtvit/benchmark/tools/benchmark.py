@@ -1,0 +1,222 @@
+"""Measure whole models side by side: backbone, network, end to end; in any backend; in interleaved rounds.
+
+`tools/benchmark.py report FILES...` renders results as Markdown, HTML and pictures; see docs/benchmark.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.benchmark.models import MODEL_TASKS, find_model
+from mmtrtvit.benchmark.results import Results, Row
+from mmtrtvit.benchmark.run import measure
+from mmtrtvit.benchmark.subjects import Job, choose_device
+from mmtrtvit.deploy.backends import backend_names, get_backend
+from mmtrtvit.deploy.graphs.parts import PARTS
+
+#: What is measured without ``--models``: TRT-ViT, the peers that its paper compares with, and the usual ones.
+DEFAULT_MODELS = ('trtvit-c', 'twins-pcpvt-b', 'twins-svt-s', 'twins-svt-b', 'swin-t', 'resnet-50')
+#: Columns of the tables where the output is no terminal.
+WIDTH = 140
+#: Height and width without ``--shape``: on a GPU those that papers time, on a CPU what ends in minutes.
+SHAPES = {
+    'cpu': {'imagenet': (224, 224), '': (512, 512)},
+    'gpu': {'imagenet': (224, 224), 'mask_rcnn': (800, 1344), 'retinanet': (800, 1344), '': (512, 512)},
+}
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line of ``tools/benchmark.py``."""
+    parser = argparse.ArgumentParser(
+        prog='benchmark.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--models', nargs='+', default=list(DEFAULT_MODELS), metavar='MODEL',
+                        help='backbones (trtvit-c), configs of the zoo (retinanet_swin-t) or config files; default: '
+                        + ' '.join(DEFAULT_MODELS))  # fmt: skip
+    parser.add_argument('--task', choices=MODEL_TASKS, default='mask_rcnn', help='which model of a backbone')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=['backbone', 'end2end'],
+                        help='what is timed; default: backbone end2end')  # fmt: skip
+    parser.add_argument('--backend', nargs='+', choices=backend_names(), metavar='BACKEND',
+                        help=f'of {", ".join(backend_names())}; default: the fastest that runs here')  # fmt: skip
+    parser.add_argument('--precision', nargs='+', choices=('fp32', 'fp16', 'int8'),
+                        help='default: fp16 on a GPU, fp32 on a CPU')  # fmt: skip
+    parser.add_argument('--shape', type=_shape, metavar='HxW', help='of the canvas; default 512x512 on a CPU, the '
+                        "papers' on a GPU (800x1344 for detectors)")  # fmt: skip
+    parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images a call; several are several rows')
+    parser.add_argument('--baseline', help='model that the others are compared with; default: the first of --models')
+    parser.add_argument('--rounds', type=int, default=20, help='how often everything is measured (20)')
+    parser.add_argument('--warmup', type=int, default=2, help='calls of each before the first round (2)')
+    parser.add_argument('--calls', type=int, help='calls in a row within a round; default: 1 on a CPU, 20 on a GPU')
+    parser.add_argument('--limit', type=float, default=5, metavar='MINUTES',
+                        help='no new round begins after this; at least one is measured (5)')  # fmt: skip
+    parser.add_argument('--threads', type=int, help="CPU threads; default: the backend's choice")
+    parser.add_argument('--device', help='cpu or cuda:0; default: the GPU where the backend can run on it')
+    parser.add_argument('--copies', action='store_true', help='time copying to and from the GPU too')
+    parser.add_argument('--checkpoint', default='none', help="weights of a single model; default 'none': random ones")
+    parser.add_argument('--no-breakdown', action='store_true', help='leave out where the time goes')
+    parser.add_argument('--out', default='work_dirs/benchmark', help='folder for the results (work_dirs/benchmark)')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    for name, least in (('rounds', 1), ('warmup', 0), ('calls', 1), ('threads', 1), ('limit', 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f'--{name} {value}: at least {least} is needed')
+    if min(args.batch) < 1:
+        parser.error(f'--batch {min(args.batch)}: at least 1 is needed')
+    if args.checkpoint != 'none' and len(args.models) > 1:
+        parser.error('--checkpoint is for a single model')
+    return args
+
+
+def _shape(word: str) -> tuple[int, int]:
+    height, _, width = word.lower().partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f'{word!r} is not HEIGHTxWIDTH, such as 800x1344')
+    return int(height), int(width)
+
+
+def default_backend() -> str:
+    """The fastest backend that can build and run here."""
+    if torch.cuda.is_available():
+        for name in ('tensorrt', 'tensorrt-rtx'):
+            available = get_backend(name).availability()
+            if available.can_build and available.can_run:
+                return name
+        return 'cudagraph'
+    return 'onnxruntime' if get_backend('onnxruntime').availability().can_run else 'pytorch'
+
+
+def make_jobs(args: argparse.Namespace) -> list[Job]:
+    """Every combination that the command line asks for."""
+    models = [find_model(word, args.task) for word in args.models]
+    jobs = []
+    for backend in args.backend or [default_backend()]:
+        device = args.device or choose_device(backend)
+        shapes = SHAPES['cpu' if device == 'cpu' else 'gpu']
+        shape = args.shape or shapes.get(args.task, shapes[''])
+        precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
+        for part, precision, batch, model in product(args.parts, precisions, args.batch, models):
+            jobs.append(
+                Job(model, part, backend, precision, shape, batch, device, args.threads, args.copies, args.checkpoint)
+            )
+    return jobs
+
+
+def run(argv: Sequence[str]) -> Results:
+    """Measure as the command line says, print and keep the results."""
+    args = parse_args(argv)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)  # a file or a pipe has no width: no number is cut
+    jobs = make_jobs(args)
+    wanted = args.baseline or args.models[0]
+    baseline = next((job.model.name for job in jobs if wanted in (job.model.name, job.model.backbone)), '')
+    if not baseline:
+        baseline = find_model(wanted, args.task).name
+        if baseline not in {job.model.name for job in jobs}:
+            raise UserError(f'--baseline {wanted} is not among the models that are measured')
+    calls = args.calls or (1 if all(job.device == 'cpu' for job in jobs) else 20)
+    with _progress(console) as progress:
+        task = progress.add_task('', total=None)
+        results, path = measure(
+            jobs,
+            Path(args.out),
+            rounds=args.rounds,
+            warmup=args.warmup,
+            calls=calls,
+            limit_s=60 * args.limit,
+            baseline=baseline,
+            breakdown=not args.no_breakdown,
+            command=shlex.join(['python', 'tools/benchmark.py', *argv]),
+            progress=lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+        )
+    show(console, results)
+    console.print(f'results: {path}', markup=False, soft_wrap=True)
+    console.print(f'report:  python tools/benchmark.py report {shlex.quote(str(path))}', markup=False, soft_wrap=True)
+    return results
+
+
+def _progress(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn('{task.description}', markup=False), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def show(console: Console, results: Results) -> None:
+    """Print the conditions, a table a setting, the noise and the errors."""
+    facts, packages = results.conditions['hardware'], results.conditions['versions']
+    console.print(
+        ', '.join(f'{name} {value}' for name, value in facts.items()) + f'; mmtrtvit {packages["mmtrtvit"]}, '
+        f'torch {packages["torch"]}; random weights unless a checkpoint was given',
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    settings = list(dict.fromkeys(row.setting for row in results.rows))
+    for setting in settings:
+        rows = [row for row in results.rows if row.setting == setting]
+        console.print(_table(rows))
+        console.print(f'  timed: {rows[0].inside}', markup=False, highlight=False, soft_wrap=True)
+    for row in results.failed:
+        console.print(
+            f'{row.model} {row.part} {row.backend} {row.precision}: {row.error}', markup=False, soft_wrap=True
+        )
+    for note in results.noise:
+        console.print(f'noisy: {note}', markup=False, soft_wrap=True)
+    done = max((len(row.rounds_ms) for row in results.rows), default=0)
+    if done < results.rounds:
+        why = 'interrupted' if results.interrupted else 'the time limit (--limit) is reached'
+        console.print(f'{why} after {done} of {results.rounds} rounds')
+
+
+def _table(rows: list[Row]) -> Table:
+    first = rows[0]
+    shape = 'x'.join(map(str, first.input_shape))
+    base = next((row.ratio.baseline for row in rows if row.ratio), '')
+    title = f'{first.part}, {first.backend} {first.backend_version}, {first.device}, {first.precision}, {shape}'
+    speed = f'speed of {base}' if base else 'ratio'
+    table = Table('model', 'ms', 'p10..p90', 'images/s', speed, 'M params', 'GFLOPs', 'layers', 'MiB', title=title)
+    for column in table.columns:
+        column.no_wrap = column.header != 'model'
+        column.justify = 'left' if column.header == 'model' else 'right'
+    for row in rows:
+        time, ratio = row.latency, row.ratio
+        table.add_row(
+            row.model + (' *' if row.noise else ''),
+            f'{time.median_ms:.2f}' if time else 'failed',
+            f'{time.p10_ms:.2f}..{time.p90_ms:.2f}' if time else '',
+            f'{row.images_per_second:.1f}' if row.images_per_second else '',
+            f'{ratio.median:.2f} ({ratio.p10:.2f}..{ratio.p90:.2f})' if ratio else '1' if row.model == base else '',
+            f'{row.params / 1e6:.1f}' if row.params else '',
+            f'{row.gflops:.1f}' if row.gflops else '',
+            str(row.layers or row.nodes or ''),
+            f'{row.peak_memory_mib:.0f}' if row.peak_memory_mib is not None else '',
+        )
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: status 1 after a model failed, 130 after Ctrl-C; see :func:`mmtrtvit.apis.errors.run_tool`."""
+    run_tool(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    if argv and argv[0] == 'report':
+        from mmtrtvit.benchmark.tools.report import run as report
+
+        report(argv[1:])
+        return
+    results = run(argv)
+    if results.interrupted:
+        raise SystemExit(130)
+    if results.failed:
+        raise SystemExit(1)

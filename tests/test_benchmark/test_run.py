@@ -1,0 +1,309 @@
+"""A run from the command line to its file: real tiny models in ONNX Runtime and PyTorch, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmtrtvit.apis.model import build_model
+from mmtrtvit.benchmark import run as module
+from mmtrtvit.benchmark.models import find_model
+from mmtrtvit.benchmark.results import Results, Row, read_results
+from mmtrtvit.benchmark.run import compare, file_name, measure
+from mmtrtvit.benchmark.subjects import Job, Subject, choose_device, multiply_adds, new_row, prepare
+from mmtrtvit.benchmark.timing import Sample
+from mmtrtvit.benchmark.tools.benchmark import main, make_jobs, parse_args, run
+from mmtrtvit.errors import UserError
+from tests.test_benchmark.test_results import row as made_up
+from tests.tiny import make_detector
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_detector(tmp_path_factory.mktemp('detector'))
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> object:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def arguments(config: Path, out: Path, *more: str) -> list[str]:
+    return ['--models', str(config), '--shape', '64x96', '--rounds', '3', '--out', str(out), *more]
+
+
+def test_every_part_in_onnx_runtime_and_pytorch(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = ['backbone', 'network', 'end2end']
+    found = run(
+        arguments(config, tmp_path, '--parts', *parts, '--backend', 'onnxruntime', 'pytorch', '--batch', '2',
+                  '--threads', '1')
+    )  # fmt: skip
+    assert [(row.backend, row.part) for row in found.rows] == [
+        (backend, part) for backend in ('onnxruntime', 'pytorch') for part in parts
+    ]
+    assert found.failed == []
+    model, _ = build_model(find_model(str(config)).cfg, 'none')
+    for row in found.rows:
+        assert row.input_shape == [2, 3, 64, 96]
+        assert row.wall is not None
+        assert row.wall.calls == len(row.rounds_ms) == 3
+        assert row.wall.median_ms == pytest.approx(np.median(row.rounds_ms), rel=1e-3)
+        assert row.images_per_second == pytest.approx(2000 / row.wall.median_ms)
+        assert row.peak_memory_mib is not None
+        assert (row.device, row.threads, row.weights, row.device_time) == ('cpu', 1, 'random', None)
+        assert (row.nodes is not None) == (row.backend == 'onnxruntime')
+        assert (row.engine_bytes is not None) == (row.backend == 'onnxruntime')
+    backbone, network, end2end = found.rows[:3]
+    assert backbone.params == sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert network.params == end2end.params == sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < (backbone.gflops or 0) < (network.gflops or 0) <= (end2end.gflops or 0)
+    assert found.rows[3].gflops == backbone.gflops
+    assert backbone.precision_obtained == 'fp32'
+    assert backbone.breakdown is None
+    assert {'backbone', 'neck', 'heads', 'NMS'} <= set(end2end.breakdown or {})
+    assert {'backbone', 'neck', 'heads'} <= set(found.rows[5].breakdown or {})
+    assert not any(tmp_path.glob('.engines-*'))
+    (path,) = tmp_path.glob('*.json')
+    assert read_results(path) == found
+    shown = capsys.readouterr().out
+    assert path.name in shown.replace('\n', '')
+    assert 'onnxruntime' in shown
+
+
+def test_multiply_adds_count_attention_too() -> None:
+    assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.rand(1, 3, 10, 10)) == 8 * 27 * 100
+
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    assert multiply_adds(Attention(), torch.rand(1, 2, 5, 4)) == 2 * (5 * 5 * 4) * 2  # two products in two heads
+
+
+def test_a_model_that_fails_is_a_row_and_status_1(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / 'broken.py'
+    broken.write_text(f"_base_ = {str(config)!r}\nmodel = dict(bbox_head=dict(type='VFNetHead', feat_channels=32))\n")
+    words = arguments(config, tmp_path, '--parts', 'end2end', '--backend', 'pytorch', '--no-breakdown')
+    words[1:2] = [str(config), str(broken)]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    (path,) = tmp_path.glob('*.json')
+    good, bad = read_results(path).rows
+    assert good.wall is not None
+    assert 'VFNetHead' in bad.error
+    assert bad.wall is None
+    assert 'VFNetHead' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['--models', 'no-such-model'], 'neither a config file'),
+        (['--baseline', 'resnet-50'], 'not among the models'),
+        (['--shape', '64'], 'HEIGHTxWIDTH'),
+        (['--shape', '0x64'], 'HEIGHTxWIDTH'),
+        (['--rounds', '0'], '--rounds 0'),
+        (['--batch', '0'], '--batch 0'),
+        (['--parts', 'tail'], 'tail'),
+        (['--backend', 'openvino'], 'openvino'),
+        (['--checkpoint', 'a.pth', '--models', 'trtvit-a', 'swin-t'], 'single model'),
+    ],
+)
+def test_wrong_words_end_with_status_2(
+    words: list[str], said: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments(config, tmp_path / 'out'), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_precisions_that_pytorch_does_not_have(config: Path, tmp_path: Path) -> None:
+    model = find_model(str(config))
+    for precision, words in (('int8', 'no int8 form'), ('fp16', 'on a GPU only')):
+        job = Job(model, 'backbone', 'pytorch', precision, (64, 64))
+        with pytest.raises(UserError, match=words):
+            prepare(job, new_row(job), tmp_path)
+
+
+def test_lower_precisions_in_onnx_runtime(config: Path, tmp_path: Path) -> None:
+    found = run(
+        arguments(config, tmp_path, '--parts', 'backbone', '--backend', 'onnxruntime', '--precision', 'fp16', 'int8')
+    )
+    assert [(row.precision, row.precision_obtained) for row in found.rows] == [('fp16', 'fp16'), ('int8', 'int8')]
+    assert 'timings there tell nothing' in found.rows[0].noise
+    for row in found.rows:
+        assert (row.precision_share or 0) >= 0.5
+
+
+def test_an_engine_that_cannot_run_here_still_has_its_layers(config: Path, tmp_path: Path) -> None:
+    pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed')
+    if torch.cuda.is_available():
+        pytest.skip('a GPU is here, where the engine may run')
+    job = Job(find_model(str(config)), 'backbone', 'tensorrt-rtx', 'fp16', (64, 64))
+    found, _ = measure([job], tmp_path, rounds=1)
+    (row,) = found.rows
+    assert row.error.startswith('built, not run: ')
+    assert (row.layers or 0) > 50
+    assert (row.engine_bytes or 0) > 0
+    assert row.precision_obtained == 'fp16'
+    assert row.build_seconds is not None
+
+
+class Fake:
+    """Subjects whose latencies are made up."""
+
+    def __init__(self, latencies: dict[str, list[float]], fail: dict[str, BaseException] | None = None) -> None:
+        self.latencies = {name: iter(values) for name, values in latencies.items()}
+        self.fail = fail or {}
+        self.closed: list[str] = []
+
+    def prepare(self, job: Job, row: Row, folder: Path, progress: Callable[[str], None]) -> Subject:
+        name = job.model.name
+        progress('building')
+        (folder / 'engine').write_text('large')
+        if name in self.fail:
+            raise self.fail[name]
+
+        def call() -> Sample:
+            value = next(self.latencies[name], None)
+            if value is None:
+                raise KeyboardInterrupt
+            return Sample(value)
+
+        return Subject(row, call, lambda: {'backbone': 1.0}, lambda: self.closed.append(name))
+
+
+@pytest.fixture
+def jobs(config: Path, tmp_path: Path) -> list[Job]:
+    found = []
+    for name in ('first', 'second'):
+        shutil.copy(config, tmp_path / f'{name}.py')
+        found.append(Job(find_model(str(tmp_path / f'{name}.py')), 'end2end', 'pytorch', 'fp32', (64, 64)))
+    return found
+
+
+def test_ratios_noise_and_the_file(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake({'first': [99, 20, 22, 40], 'second': [99, 10, 11, 20]})
+    monkeypatch.setattr(module, 'prepare', fake.prepare)
+    steps: list[str] = []
+    found, path = measure(
+        jobs, tmp_path / 'out', rounds=3, warmup=1, baseline='first', command='x',
+        progress=lambda what, done, of: steps.append(what),
+    )  # fmt: skip
+    first, second = found.rows
+    assert first.rounds_ms == [20, 22, 40]
+    assert first.ratio is None
+    assert second.ratio is not None
+    assert (second.ratio.median, second.ratio.p10, second.ratio.p90, second.ratio.baseline) == (2, 2, 2, 'first')
+    assert 'percentile' in first.noise
+    assert any('2 of 2 rows' in note for note in found.noise)
+    assert first.breakdown == {'backbone': 1.0}
+    assert fake.closed == ['first', 'second']
+    assert read_results(path) == found
+    assert {'hardware', 'versions', 'before', 'after', 'others_busy_cores'} <= set(found.conditions)
+    assert any('building' in step for step in steps)
+    assert any('round 3' in step for step in steps)
+    assert list((tmp_path / 'out').iterdir()) == [path]
+
+
+def test_a_second_run_of_a_day_leaves_the_first(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for _ in range(3):
+        monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 1, 1], 'second': [1, 1, 1]}).prepare)
+        paths.append(measure(jobs, tmp_path / 'out', rounds=1, warmup=0)[1])
+    assert len({*paths}) == 3
+    assert paths[2].stem == f'{paths[0].stem}_3'
+
+
+def test_ctrl_c_keeps_the_rounds_that_were_whole(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 2, 4, 8], 'second': [1, 2, 4]}).prepare)
+    found, path = measure(jobs, tmp_path / 'out', rounds=9, warmup=1)
+    assert found.interrupted
+    assert [row.rounds_ms for row in found.rows] == [[2, 4], [2, 4]]
+    assert [row.error for row in found.rows] == ['', '']
+    assert read_results(path) == found
+
+
+def test_ctrl_c_before_the_rounds(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake({'first': []}, {'first': ValueError('no head'), 'second': KeyboardInterrupt()})
+    monkeypatch.setattr(module, 'prepare', fake.prepare)
+    found, path = measure(jobs, tmp_path / 'out', rounds=2)
+    assert found.interrupted
+    assert [row.error for row in found.rows] == ['no head', 'interrupted before it was measured']
+    assert list((tmp_path / 'out').iterdir()) == [path]
+
+
+def test_status_130_after_ctrl_c(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, 'prepare', Fake({}, {config.stem: KeyboardInterrupt()}).prepare)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(config, tmp_path))
+    assert ended.value.code == 130
+
+
+def test_only_equal_settings_are_compared() -> None:
+    rows = [
+        made_up('a', rounds_ms=[4.0]),
+        made_up('b', rounds_ms=[2.0]),
+        made_up('a', part='backbone', rounds_ms=[1.0]),
+        made_up('b', part='network', rounds_ms=[1.0]),
+        made_up('b', error='none'),
+    ]
+    compare(rows, 'a')
+    assert [entry.ratio.median if entry.ratio else None for entry in rows] == [None, 2.0, None, None, None]
+    compare(rows, '')
+    assert all(entry.ratio is None for entry in rows)
+
+
+@pytest.mark.parametrize(
+    ('facts', 'name'),
+    [
+        ({'cpu': 'AMD EPYC 7763 64-Core Processor'}, 'amd-epyc-7763-64-core'),
+        ({'cpu': 'Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz'}, 'intel-xeon-e5-2680-v4'),
+        ({'cpu': 'x', 'gpu': 'NVIDIA GeForce RTX 4090'}, 'nvidia-geforce-rtx-4090'),
+        ({'cpu': '///'}, 'unknown'),
+    ],
+)
+def test_the_file_name_tells_date_hardware_backend_and_precision(facts: dict[str, Any], name: str) -> None:
+    run_of = Results(
+        '', '2026-01-02T03:04:05+00:00', {'hardware': facts}, 1, 1, 1, [made_up(), made_up(precision='fp16')]
+    )
+    assert file_name(run_of) == f'2026-01-02_{name}_onnxruntime_fp16+fp32.json'
+
+
+def test_without_arguments_there_is_a_plan_for_this_machine() -> None:
+    jobs = make_jobs(parse_args([]))
+    assert {job.part for job in jobs} == {'backbone', 'end2end'}
+    assert jobs[0].model.name == 'mask_rcnn_trtvit'
+    assert any('twins' in job.model.name for job in jobs)
+    assert {job.device for job in jobs} == {choose_device(jobs[0].backend)}
+    if not torch.cuda.is_available():
+        assert {(job.backend, job.precision, job.shape) for job in jobs} == {('onnxruntime', 'fp32', (512, 512))}
+    classifiers = make_jobs(parse_args(['--task', 'imagenet', '--models', 'trtvit-a']))
+    assert {job.shape for job in classifiers} == {(224, 224)}
+
+
+def test_results_are_json_without_nan(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 1], 'second': [1, 1]}).prepare)
+    _, path = measure(jobs, tmp_path / 'out', rounds=2, warmup=0)
+    json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
