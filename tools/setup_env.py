@@ -138,7 +138,7 @@ def install():
     """The checkout in place, with exactly the versions that were tested."""
     pip = [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check', '-c', 'constraints.txt']
     run(pip + ['pip>=23', 'setuptools', 'wheel'], 'installing the build tools')
-    run(pip + ['-e', '.[dev,rtx]'], 'installing mmtrtvit')
+    run(pip + ['-e', '.[dev,rtx,benchmark]'], 'installing mmtrtvit')
 
 
 def check_opencv():
