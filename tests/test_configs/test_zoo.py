@@ -42,6 +42,9 @@ QUICK = {
     'regnet/semantic_fpn_regnety-4gf.py',
     'nextvit/retinanet_nextvit-s.py',
     'cswin/upernet_cswin-t.py',
+    'efficientformer/semantic_fpn_efficientformer-l1.py',
+    'vanillanet/vanillanet-9_imagenet.py',
+    'cvt/cvt-13_imagenet.py',
     'pvt/pvt-s_imagenet.py',
     't2t/t2t-vit-14_imagenet.py',
 }

@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmtrtvit.models import CSWin, TimmBackbone
+from mmtrtvit.models import AnySizeEfficientFormer, CSWin, CvT, TimmBackbone, VanillaNet
 from tests.test_models.common import randomize
 
 CLASSES = 1000
@@ -23,8 +23,31 @@ def small_cswin() -> CSWin:
     )  # fmt: skip
 
 
+def small_efficientformer() -> AnySizeEfficientFormer:
+    return AnySizeEfficientFormer(
+        dict(channels=(8, 16, 16, 32), depths=(1, 1, 1, 2), attention=1),
+        out_indices=(0, 1, 2, 3), drop_path_rate=0.1,
+    )  # fmt: skip
+
+
+def small_vanillanet() -> VanillaNet:
+    arch = dict(stem=8, channels=(8, 16, 16, 32, 32), strides=(1, 2, 2, 1, 2))
+    return VanillaNet(arch, out_indices=(0, 1, 2, 3))
+
+
+def small_cvt() -> CvT:
+    return CvT(dict(channels=(8, 16, 24), depths=(1, 1, 2), heads=(1, 2, 3)), drop_path_rate=0.1)
+
+
 #: Small versions, every kind of block in each.
-SMALL: dict[str, Callable[[], BaseModule]] = {'cswin': small_cswin}
+SMALL: dict[str, Callable[[], BaseModule]] = {
+    'cswin': small_cswin,
+    'efficientformer': small_efficientformer,
+    'vanillanet': small_vanillanet,
+    'cvt': small_cvt,
+}
+#: Those that return four maps.
+DENSE = [name for name in SMALL if name != 'cvt']
 
 #: name -> backbone, published parameters in millions, published GFLOPs, tolerance of the parameters, source.
 #: Both totals include a classifier of 1000 classes and both products of attention. CSWin-T has 22.3 M, which the
@@ -32,6 +55,10 @@ SMALL: dict[str, Callable[[], BaseModule]] = {'cswin': small_cswin}
 PUBLISHED: dict[str, tuple[Callable[[], BaseModule], float, float, float]] = {
     'CSWin-T, arXiv 2107.00652': (lambda: CSWin('tiny'), 23.0, 4.3, 0.035),
     'CSWin-S, arXiv 2107.00652': (lambda: CSWin('small'), 35.0, 6.9, 0.02),
+    'VanillaNet-9, arXiv 2305.12972': (lambda: VanillaNet('9'), 41.4, 8.6, 0.01),
+    'VanillaNet-10, arXiv 2305.12972': (lambda: VanillaNet('10'), 45.7, 9.4, 0.01),
+    'CvT-13, arXiv 2103.15808': (lambda: CvT('13'), 20.0, 4.5, 0.02),
+    'CvT-21, arXiv 2103.15808': (lambda: CvT('21'), 32.0, 7.1, 0.02),
     "Next-ViT-S, the authors' README": (lambda: TimmBackbone('nextvit_small'), 31.7, 5.8, 0.02),
     "Next-ViT-B, the authors' README": (lambda: TimmBackbone('nextvit_base'), 44.8, 8.3, 0.02),
 }
@@ -53,7 +80,7 @@ def test_totals_are_the_published_ones(name: str) -> None:
     assert (counter.get_total_flops() / 2 + head) / 1e9 == pytest.approx(gflops, rel=0.02)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', DENSE)
 @pytest.mark.parametrize('size', [(64, 64), (75, 101), (33, 160)])
 def test_any_image_size(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -79,7 +106,7 @@ def test_every_parameter_learns(name: str) -> None:
     assert all(value.grad.isfinite().all() for value in backbone.parameters())
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', DENSE)
 def test_indices_choose_among_the_maps(name: str) -> None:
     torch.manual_seed(0)
     backbone = randomized(name)
@@ -116,3 +143,12 @@ def randomized(name: str) -> BaseModule:
     backbone = SMALL[name]().eval()
     randomize(backbone)
     return backbone
+
+
+@pytest.mark.parametrize('size', [(64, 64), (75, 101)])
+def test_cvt_returns_the_class_token_of_any_image(size: tuple[int, int]) -> None:
+    backbone = randomized('cvt')
+    with torch.no_grad():
+        (token,) = backbone(torch.rand(2, 3, *size))
+    assert token.shape == (2, 24)
+    assert torch.isfinite(token).all()

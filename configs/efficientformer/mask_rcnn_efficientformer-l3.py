@@ -1,0 +1,2 @@
+_base_ = ['../mask_rcnn_trtvit.py', '../_base_/backbones/efficientformer-l3.py']
+model = dict(backbone=_base_.peer, neck=dict(in_channels=_base_.peer_channels))

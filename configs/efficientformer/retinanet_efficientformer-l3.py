@@ -1,0 +1,4 @@
+_base_ = ['../retinanet_trtvit.py', '../_base_/backbones/efficientformer-l3.py']
+model = dict(
+    backbone=dict(_base_.peer, out_indices=_base_.peer.out_indices[1:]), neck=dict(in_channels=_base_.peer_channels[1:])
+)

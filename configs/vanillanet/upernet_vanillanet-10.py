@@ -1,0 +1,6 @@
+_base_ = ['../upernet_trtvit.py', '../_base_/backbones/vanillanet-10.py']
+model = dict(
+    backbone=_base_.peer,
+    decode_head=dict(in_channels=_base_.peer_channels),
+    auxiliary_head=dict(in_channels=_base_.peer_channels[2]),
+)
