@@ -23,12 +23,12 @@ class Browser:
         self.reader, self.writer, self.buffer, self.number = reader, writer, b'', 0
         self.session: dict[str, str] = {}
         self.messages: list[str] = []
+        self.requests: list[str] = []
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         found = self.call('Target.attachToTarget', targetId=target, flatten=True)
         self.session = {'sessionId': found['sessionId']}
         for domain in ('Page', 'Runtime', 'Log', 'Network'):
             self.call(f'{domain}.enable')
-        self.requests: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and wait for its answer; what the page logs meanwhile is kept."""
@@ -69,7 +69,7 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        answer = self.call('Runtime.evaluate', expression=expression, returnByValue=True)
+        answer = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
         assert 'exceptionDetails' not in answer, answer
         return answer['result'].get('value')
 

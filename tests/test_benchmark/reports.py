@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
-from mmtrtvit.benchmark.report.charts import Accuracy
+from mmtrtvit.benchmark.published import Claim, Figure, Metric, PublishedFigures, Source
 from mmtrtvit.benchmark.results import Ratio, Results, Row, Timing
 
 HOSTILE = '<script>document.title="hacked"</script>|`*_[x](javascript:alert(1))$\\frac{a}${{7*7}}&amp;"\''
@@ -124,7 +125,8 @@ def gpu_run() -> Results:
             )
         )  # fmt: skip
     rows[2].precision_obtained, rows[2].precision_share = 'fp32', 0.12
-    rows.append(make_row('vanillanet', backend='tensorrt', device='cuda:0', wall=None, error='interrupted'))
+    rows.append(dataclasses.replace(rows[0], model='mask_rcnn_vanillanet', backbone='vanillanet', wall=None))
+    rows[-1].device_time, rows[-1].rounds_ms, rows[-1].error = None, [], 'interrupted before it was measured'
     return make_results(rows, conditions=GPU_CONDITIONS, interrupted=True, date='2026-03-04T05:06:07+00:00')
 
 
@@ -148,14 +150,20 @@ def block_run() -> Results:
     return make_results(rows)
 
 
-def published() -> list[Accuracy]:
-    """A few published accuracies."""
-    top1, box = 'ImageNet-1k top-1', 'COCO box AP (Mask R-CNN 1x)'
-    source, url = 'Next-ViT, table 5', 'https://arxiv.org/abs/2207.05501'
-    found = [Accuracy(key, key.upper(), top1, ('classification',), value, source, url) for key, value in TOP1.items()]
-    tasks = ('detection', 'instance-segmentation')
-    found += [
-        Accuracy(key, key.upper(), box, tasks, value, source, url, 'second-hand') for key, value in BOX_AP.items()
-    ]
-    found.append(Accuracy('t2t-14', HOSTILE, top1, ('classification',), 81.5, HOSTILE, 'javascript:alert(1)', HOSTILE))
-    return found
+def published() -> PublishedFigures:
+    """A few published figures, one of them hostile."""
+    dense = ('detection', 'instance-segmentation')
+    top1 = Metric('top1', 'ImageNet-1k top-1', '%', ('classification',))
+    box = Metric('box', 'COCO box AP (Mask R-CNN 1x)', '%', dense)
+    latency = Metric('latency', 'Latency of the backbone: TensorRT on another GPU', 'ms', dense)
+    params = Metric('params', 'Parameters', 'M', ('classification',))
+    paper = Source('paper', 'Next-ViT', 'table 5', 'https://arxiv.org/abs/2207.05501', 'its authors')
+    hostile = Source('hostile', HOSTILE, HOSTILE, 'javascript:alert(1)', HOSTILE)
+    figures = [Figure(key, top1, value, paper) for key, value in TOP1.items()]
+    figures += [Figure(key, box, value, paper, note='second-hand') for key, value in BOX_AP.items()]
+    figures += [Figure('trtvit-c', latency, 40.6, paper), Figure('trtvit-c', params, 67.3, paper)]
+    figures.append(Figure('t2t-14', top1, 81.5, hostile, note=HOSTILE))
+    names = {key: key.upper() for key in BACKBONES} | {'t2t-14': HOSTILE}
+    claim = Claim(f'2.8x Twins {HOSTILE}', paper)
+    metrics = {metric.key: metric for metric in (top1, box, latency, params)}
+    return PublishedFigures(names, metrics, {'paper': paper, 'hostile': hostile}, tuple(figures), (claim,))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmtrtvit.benchmark.published import PublishedFigures, load_published
 from mmtrtvit.benchmark.report import figures, html, markdown
-from mmtrtvit.benchmark.report.charts import Published, Scatter, breakdowns, heats, scatters
+from mmtrtvit.benchmark.report.accuracies import quoted
+from mmtrtvit.benchmark.report.charts import Scatter, breakdowns, heats, scatters
 from mmtrtvit.benchmark.report.content import groups_of, rebase, runs_of, select
 from mmtrtvit.benchmark.results import Results
 from mmtrtvit.fileio import atomic_write_text
@@ -16,13 +18,13 @@ __all__ = ['MARKDOWN', 'PAGE', 'rebase', 'render', 'select']
 MARKDOWN, PAGE = 'report.md', 'report.html'
 
 
-def render(results: Sequence[Results], out: Path, published: Published | None = None) -> list[Path]:
+def render(results: Sequence[Results], out: Path, published: PublishedFigures | None = None) -> list[Path]:
     """Write a report of one or more runs.
 
     Args:
         results: The runs; none is compared with another.
         out: Folder to write to; it is made.
-        published: Accuracies of the backbones; None for those of this package.
+        published: Figures of the backbones; None for those of this package.
 
     Returns:
         The files: Markdown, the page, then the pictures.
@@ -30,11 +32,11 @@ def render(results: Sequence[Results], out: Path, published: Published | None = 
     Raises:
         OSError: A file could not be written.
     """
-    if published is None:
-        published = []
+    published = load_published() if published is None else published
     runs = runs_of(results)
     groups = [group for run in runs for group in groups_of(run)]
-    plots, maps = scatters(groups, published), heats(groups)
+    used = quoted(published, (row.backbone for run in runs for row in run.results.rows))
+    plots, maps = scatters(groups, used), heats(groups)
     pictures: dict[str, list[tuple[str, str]]] = {}
     files: list[Path] = []
 
@@ -55,10 +57,8 @@ def render(results: Sequence[Results], out: Path, published: Published | None = 
         if own:
             title = f'TeraFLOPS and TeraParams by stage. {group.title}'
             figures.draw_heats(own, keep(f'blocks_{group.name}.png', group.name, title))
-    present = {row.backbone for run in runs for row in run.results.rows}
-    used = [entry for entry in published if entry.backbone in present]
-    text = atomic_write_text(out / MARKDOWN, markdown.document(runs, used, maps, pictures))
-    page = atomic_write_text(out / PAGE, html.page(runs, used, plots, maps))
+    text = atomic_write_text(out / MARKDOWN, markdown.document(runs, used, published.claims, maps, pictures))
+    page = atomic_write_text(out / PAGE, html.page(runs, used, published.claims, plots, maps))
     return [text, page, *files]
 
 

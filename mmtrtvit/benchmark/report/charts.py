@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mmtrtvit.benchmark.report.accuracies import Quoted, is_ours, note_of, rank
 from mmtrtvit.benchmark.report.columns import extra
 from mmtrtvit.benchmark.report.content import Group
 from mmtrtvit.benchmark.report.numbers import clean, significant, slug
 from mmtrtvit.benchmark.results import Row, Timing
 
-__all__ = [
-    'ACCURACY_NOTE', 'PARTS', 'Accuracy', 'Heat', 'Point', 'Published', 'Scatter', 'breakdowns', 'caption', 'heats',
-    'is_ours', 'scatters',
-]  # fmt: skip
-
-ACCURACY_NOTE = 'accuracy: published by others, see sources; latency: measured here with random weights'
-RECONSTRUCTION = "TRT-ViT here is a reconstruction that we have not trained; its accuracies are the paper's, not ours"
+__all__ = ['PARTS', 'Heat', 'Point', 'Scatter', 'breakdowns', 'caption', 'heats', 'parts_of', 'scatters']
 
 #: Parts of a detector in the order of its work, each with a colour that also colour-blind people tell apart.
 PARTS = {
@@ -33,34 +28,6 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """One published figure of a backbone.
-
-    Attributes:
-        backbone: As ``Row.backbone`` has it.
-        name: The backbone as its authors write it.
-        metric: What was measured, on what, with which head: the label of an axis.
-        tasks: The tasks of rows that it may stand against.
-        value: In per cent.
-        source: Where it is from: paper and table.
-        url: Of the source; '' for none.
-        note: What must be known beside it.
-    """
-
-    backbone: str
-    name: str
-    metric: str
-    tasks: tuple[str, ...]
-    value: float
-    source: str
-    url: str = ''
-    note: str = ''
-
-
-Published = Sequence[Accuracy]
-
-
-@dataclass(frozen=True)
 class Point:
     """A backbone on the plane of latency and accuracy.
 
@@ -74,7 +41,7 @@ class Point:
     name: str
     row: Row
     timing: Timing
-    accuracy: Accuracy
+    accuracy: Quoted
 
     @property
     def ours(self) -> bool:
@@ -104,6 +71,13 @@ class Scatter:
             if not found or point.accuracy.value > found[-1].accuracy.value:
                 found.append(point)
         return found
+
+    @property
+    def note(self) -> str:
+        """What accuracy and latency are, in words."""
+        note = note_of(point.row for point in self.points)
+        sources = len({point.accuracy.source for point in self.points})
+        return f'{note}; {sources} sources, whose training recipes differ' if sources > 1 else note
 
     @property
     def name(self) -> str:
@@ -148,37 +122,29 @@ class Heat:
         return significant(None if value is None else value / self.unit)
 
 
-def is_ours(backbone: str) -> bool:
-    """Whether a backbone is a TRT-ViT."""
-    return backbone.startswith('trtvit')
-
-
 def caption(group: Group) -> str:
     """Hardware, backend and setting of a picture on one line."""
     version = clean(group.row.backend_version)
     return f'{group.run.hardware}; {group.setting}' + (f'; backend version {version}' if version else '')
 
 
-def scatters(groups: Iterable[Group], published: Published) -> list[Scatter]:
-    """Every setting against every accuracy that is known of at least two of its backbones.
-
-    Of a setting, those of its own task come first; ImageNet's stands in for backbones alone, whatever their task.
-    """
+def scatters(groups: Iterable[Group], published: Sequence[Quoted]) -> list[Scatter]:
+    """Every setting against every accuracy that is known of at least two of its backbones, the fitting ones first."""
     found = []
     for group in groups:
         if group.is_block:
             continue
         names = _labels(group)
-        metrics: dict[str, list[Point]] = {}
-        for own in (True, False):
-            for entry in published:
-                if (group.row.task in entry.tasks) != own or not (own or 'classification' in entry.tasks):
-                    continue
-                for row in group.measured:
-                    if row.backbone == entry.backbone and row.latency:
-                        name = clean(entry.name) if names[id(row)] == row.backbone else names[id(row)]
-                        metrics.setdefault(entry.metric, []).append(Point(name, row, row.latency, entry))
-        for metric, points in metrics.items():
+        metrics: dict[tuple[int, str], list[Point]] = {}
+        for entry in published:
+            place = rank(entry, group)
+            if place is None or entry.unit != '%':
+                continue
+            for row in group.measured:
+                if row.backbone == entry.backbone and row.latency:
+                    name = clean(entry.name) if names[id(row)] == row.backbone else names[id(row)]
+                    metrics.setdefault((place, entry.metric), []).append(Point(name, row, row.latency, entry))
+        for (_, metric), points in sorted(metrics.items(), key=lambda item: item[0][0]):
             if len({point.row.backbone for point in points}) > 1:
                 found.append(Scatter(group, metric, sorted(points, key=lambda p: p.timing.median_ms)))
     return found

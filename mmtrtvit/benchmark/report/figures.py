@@ -14,13 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, is_ours
 from mmtrtvit.benchmark.report.charts import (
-    ACCURACY_NOTE,
-    RECONSTRUCTION,
     Heat,
     Scatter,
     caption,
-    is_ours,
     parts_of,
 )
 from mmtrtvit.benchmark.report.columns import NOISY
@@ -60,7 +58,7 @@ def draw_pareto(scatter: Scatter, path: Path) -> Path:
     axes.set_ylabel(f'{clean(scatter.metric)}, %', parse_math=False)
     axes.set_title(_wrap(scatter.group.title, 95), fontsize=10.5, loc='left', color=INK, parse_math=False)
     _legend(axes, scatter)
-    remarks = [caption(scatter.group), ACCURACY_NOTE + '.']
+    remarks = [caption(scatter.group), scatter.note + '.']
     remarks += [RECONSTRUCTION + '.'] if any(point.ours for point in points) else []
     remarks += ['Bars: 10th to 90th percentile. Hollow: noisy.']
     _finish(figure, remarks, 120)

@@ -11,20 +11,18 @@ from typing import Any
 
 import jinja2
 
+from mmtrtvit.benchmark.published import Claim
+from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, Quoted, is_ours, note_of
 from mmtrtvit.benchmark.report.charts import (
-    ACCURACY_NOTE,
-    RECONSTRUCTION,
-    Accuracy,
     Heat,
     Scatter,
     breakdowns,
-    is_ours,
     parts_of,
 )
 from mmtrtvit.benchmark.report.columns import BLOCKS, MEASURED, Column, notes_of, static_columns
 from mmtrtvit.benchmark.report.content import Group, Run, backend_name, batch_of, groups_of, shape_of
 from mmtrtvit.benchmark.report.figures import text_colour
-from mmtrtvit.benchmark.report.markdown import is_link
+from mmtrtvit.benchmark.report.markdown import SOURCES, is_link
 from mmtrtvit.benchmark.report.numbers import MISSING, clean, percent, shorten, significant, slug
 from mmtrtvit.benchmark.report.plot import HEIGHT, WIDTH, plot
 from mmtrtvit.benchmark.results import Row
@@ -74,12 +72,19 @@ class Sheet:
     common: str
 
 
-def page(runs: Sequence[Run], used: Sequence[Accuracy], scatters: Sequence[Scatter], heats: Sequence[Heat]) -> str:
+def page(
+    runs: Sequence[Run],
+    used: Sequence[Quoted],
+    claims: Sequence[Claim],
+    scatters: Sequence[Scatter],
+    heats: Sequence[Heat],
+) -> str:
     """Write the page.
 
     Args:
         runs: In their order.
-        used: The published accuracies of the backbones in the report.
+        used: The published figures of the backbones in the report.
+        claims: What the paper of TRT-ViT claims.
         scatters: The plots of accuracy against latency.
         heats: Of the blocks.
     """
@@ -90,10 +95,18 @@ def page(runs: Sequence[Run], used: Sequence[Accuracy], scatters: Sequence[Scatt
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {'clean': clean, 'slug': slug, 'significant': significant, 'shorten': shorten}
+    environment.filters |= {
+        'clean': clean,
+        'slug': slug,
+        'significant': significant,
+        'shorten': shorten,
+        'first_upper': _first_upper,
+    }
     script = (FOLDER / 'page.js').read_text(encoding='utf-8')
     groups = [group for run in runs for group in groups_of(run)]
     failed = [(group, row) for group in groups for row in group.failed]
+    rows = [row for run in runs for row in run.results.rows]
+    ours = any(is_ours(row.backbone) for row in rows)
     sheets = [
         _sheet('results', 'Results', [g for g in groups if not g.is_block], MEASURED),
         _sheet('blocks', 'Blocks', [g for g in groups if g.is_block], BLOCKS),
@@ -115,9 +128,15 @@ def page(runs: Sequence[Run], used: Sequence[Accuracy], scatters: Sequence[Scatt
         used=used,
         is_link=is_link,
         missing=MISSING,
-        accuracy_note=ACCURACY_NOTE,
-        reconstruction=RECONSTRUCTION if any(is_ours(r.backbone) for run in runs for r in run.results.rows) else '',
+        sources=SOURCES,
+        note=note_of(rows),
+        reconstruction=RECONSTRUCTION if ours else '',
+        claims=claims if ours else [],
     )
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _sheet(name: str, title: str, groups: Sequence[Group], columns: Sequence[Column]) -> Sheet:

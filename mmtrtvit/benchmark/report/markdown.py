@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
+from mmtrtvit.benchmark.published import Claim
+from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, Quoted, is_ours, note_of
 from mmtrtvit.benchmark.report.charts import (
-    ACCURACY_NOTE,
-    RECONSTRUCTION,
-    Accuracy,
     Heat,
     breakdowns,
-    is_ours,
     parts_of,
 )
 from mmtrtvit.benchmark.report.columns import NOISY, Column, columns_of, notes_of, static_columns
@@ -23,23 +21,27 @@ from mmtrtvit.benchmark.results import Row
 __all__ = ['code', 'document', 'escape', 'group_table', 'table']
 
 _SPECIAL = re.compile(r'([\\`*_{}\[\]<>#|~!&$])')
+SOURCES = 'Published figures and their sources'
 Pictures = Mapping[str, Sequence[tuple[str, str]]]
 """Name of a group to the file names of its pictures and their descriptions."""
 
 
-def document(runs: Sequence[Run], used: Sequence[Accuracy], heats: Sequence[Heat], pictures: Pictures) -> str:
+def document(
+    runs: Sequence[Run], used: Sequence[Quoted], claims: Sequence[Claim], heats: Sequence[Heat], pictures: Pictures
+) -> str:
     """Write the whole report.
 
     Args:
         runs: In their order.
-        used: The published accuracies of the backbones in the report.
+        used: The published figures of the backbones in the report.
+        claims: What the paper of TRT-ViT claims.
         heats: Of the blocks.
         pictures: What was drawn.
     """
     lines = ['# Benchmark', '', *_introduction(runs)]
     for run in runs:
         lines += _run(run, len(runs), heats, pictures)
-    lines += _sources(used)
+    lines += _sources(runs, used, claims)
     return '\n'.join(lines).rstrip() + '\n'
 
 
@@ -171,20 +173,31 @@ def _breakdown_table(rows: Sequence[Row]) -> str:
     return table(['Model', *(escape(part) for part in parts), 'Sum'], cells, [False] + [True] * (len(parts) + 1))
 
 
-def _sources(used: Sequence[Accuracy]) -> list[str]:
+def _sources(runs: Sequence[Run], used: Sequence[Quoted], claims: Sequence[Claim]) -> list[str]:
     if not used:
         return []
-    lines = ['## Published accuracies and their sources', '', f'In the plots: {ACCURACY_NOTE}.', '']
+    rows = [row for run in runs for row in run.results.rows]
+    lines = [f'## {SOURCES}', '', f"Other people's figures, on other hardware. In the plots: {note_of(rows)}.", '']
     cells = [
-        [escape(entry.name), escape(entry.metric), f'{entry.value:g}', _link(entry), escape(entry.note) or MISSING]
+        [
+            escape(entry.name),
+            escape(entry.metric),
+            f'{entry.value:g} {escape(entry.unit)}',
+            _link(entry.source, entry.url),
+            escape(entry.note) or MISSING,
+        ]
         for entry in used
     ]
-    return [*lines, table(['Backbone', 'Metric', '%', 'Source', 'Note'], cells, [False, False, True, False, False]), '']
+    heads = ['Backbone', 'Metric', 'Value', 'Source', 'Note']
+    lines += [table(heads, cells, [False, False, True, False, False]), '']
+    if any(is_ours(row.backbone) for row in rows):
+        lines += [f'- Claimed: {escape(claim.text)} {_link(claim.source.text, claim.source.url)}' for claim in claims]
+    return [*lines, '']
 
 
-def _link(entry: Accuracy) -> str:
-    name = escape(entry.source)
-    return f'[{name}](<{quote(entry.url, safe=":/?=&%#+,;@~.-_")}>)' if is_link(entry.url) else name
+def _link(text: str, url: str) -> str:
+    name = escape(text)
+    return f'[{name}](<{quote(url, safe=":/?=&%#+,;@~.-_")}>)' if is_link(url) else name
 
 
 def is_link(url: str) -> bool:

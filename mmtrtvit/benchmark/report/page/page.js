@@ -64,16 +64,22 @@ if (choose) {
 
 const tip = document.querySelector('.tip');
 if (tip) {
+  let current = null;
   const hide = () => { tip.hidden = true; };
-  const show = (mark) => {
-    tip.textContent = mark.dataset.tip;
-    tip.hidden = false;
-    const point = mark.querySelector('.dot').getBoundingClientRect();
+  const move = () => {
+    if (tip.hidden) return;
+    const point = current.querySelector('.dot').getBoundingClientRect();
     const left = Math.min(point.right + 12, window.innerWidth - tip.offsetWidth - 8);
     const below = point.bottom + 10;
     const fits = below + tip.offsetHeight < window.innerHeight - 8;
     tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${Math.max(8, fits ? below : point.top - tip.offsetHeight - 10)}px`;
+  };
+  const show = (mark) => {
+    current = mark;
+    tip.textContent = mark.dataset.tip;
+    tip.hidden = false;
+    move();
   };
   for (const mark of document.querySelectorAll('.mark')) {
     mark.querySelector('title').remove(); // would show a second tip beside ours
@@ -84,7 +90,9 @@ if (tip) {
     mark.addEventListener('click', () => show(mark));
   }
   document.addEventListener('keydown', (event) => { if (event.key === 'Escape') hide(); });
-  window.addEventListener('scroll', hide, { passive: true });
+  // the keyboard scrolls to a point that is not in view: the tip goes with it
+  document.addEventListener('scroll', move, { passive: true, capture: true });
+  window.addEventListener('resize', move);
 }
 
 document.addEventListener('keydown', (event) => {
