@@ -31,7 +31,7 @@ Make = Callable[..., Exported]
 CANVAS = dict(height=96, width=128)
 SWIN_BACKBONE = {
     'backbone': dict(
-        _delete_=True, type='mmpretrain.SwinTransformer', img_size=96, out_indices=(0, 1, 2, 3),
+        _delete_=True, type='mmpretrain.SwinTransformer', img_size=96, pad_small_map=True, out_indices=(0, 1, 2, 3),
         arch=dict(embed_dims=8, depths=[2, 2, 2, 2], num_heads=[1, 2, 2, 4]),
     ),
 }  # fmt: skip
@@ -150,7 +150,9 @@ def test_a_layer_norm_is_one_node(case: str, exported: Make) -> None:
         it.graph(it.graph.example_input())
     for hook in hooks:
         hook.remove()
-    assert it.report.operators.get('LayerNormalization', 0) == len(run)
+    unread = ['backbone.norm0'] if case == 'Swin' else []  # RetinaNet's neck reads from the second level on
+    assert it.report.operators.get('LayerNormalization', 0) == len(run) - len(unread)
+    assert set(unread) < set(run)
     assert len(run) > 4
 
 
