@@ -71,7 +71,7 @@ setup(
     packages=find_packages(include=['mmtrtvit', 'mmtrtvit.*']),
     package_dir={'mmcv': 'mmtrtvit/compat/overlay/mmcv'},
     py_modules=['mmcv._ext'],
-    package_data={'mmtrtvit': ['py.typed']},
+    package_data={'mmtrtvit': ['py.typed', 'benchmark/*.json', 'benchmark/report/page/*']},
     cmdclass={'build_py': BuildWithConfigs},
     install_requires=[
         'torch>=2.9',

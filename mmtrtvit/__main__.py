@@ -15,6 +15,8 @@ _TOOLS = {
     'deploy': ('deploy.tools.deploy', 'turn a model into an engine and check it'),
     'profiler': ('deploy.tools.profiler', 'measure where the time of an engine goes'),
     'check_tensorrt': ('deploy.backends.check', 'what of TensorRT works on this machine'),
+    'benchmark': ('benchmark.tools.benchmark', 'measure models side by side, and report'),
+    'analyze_blocks': ('benchmark.tools.analyze_blocks', "measure blocks: the paper's guidelines on this machine"),
     'demo': ('apis.demo', 'generate images, train on them, evaluate, draw'),
 }
 
