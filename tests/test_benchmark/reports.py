@@ -143,7 +143,10 @@ def block_run() -> Results:
         for stage, (width, side) in enumerate(((256, 56), (512, 28), (1024, 14), (1536, 7)), 1):
             if (kind, stage) == ('Transformer', 1):
                 continue
-            extra = dict(stage=stage, blocks=8, teraflops=speed * stage**0.3 / 10, teraparams=speed * 1e-5 * 3**stage)
+            one = dict(block_ms=1.05, block_p10_ms=1.0, block_p90_ms=1.1, block_params=70_000, block_gflops=0.218)
+            extra = dict(
+                stage=stage, blocks=8, **one, teraflops=speed * stage**0.3 / 10, teraparams=speed * 1e-5 * 3**stage
+            )
             shape = [8, width, side, side]
             block = dict(model=kind, task='block', part='block', input_shape=shape, extra=extra)
             rows.append(make_row('', ms=80 / speed / stage, **block))

@@ -1,4 +1,4 @@
-"""The page of a report: whole without a network, its text never code, its tables and plots alive in a browser."""
+"""A report of everything; its page: whole without a network, its text never code, its tables and plots alive in a browser."""
 
 from __future__ import annotations
 
@@ -114,6 +114,26 @@ def test_a_page_of_nothing(tmp_path: Path) -> None:
     text = render([make_results([])], tmp_path, published())[1].read_text(encoding='utf-8')
     assert 'This run has no rows.' in text
     assert not Page(text).all('table')
+
+
+def test_markdown_of_everything(file: Path) -> None:
+    text = file.with_name('report.md').read_text(encoding='utf-8')
+    for name in re.findall(r'!\[.*?\]\((.+?)\)\n', text):
+        assert file.with_name(name).is_file()
+    assert len(re.findall(r'^!\[', text, re.MULTILINE)) == 6 == len(list(file.parent.glob('*.png')))
+    assert '**This run was interrupted: it has fewer rounds than were asked for, or lacks rows.**' in text
+    assert '**This run was noisy: other processes kept 0.4 of 2 cores busy during the rounds.**' in text
+    assert 'fp16 was asked for, fp32 obtained (12 % in fp16)' in text
+    assert (
+        '| TRTVIT-C | COCO box AP (Mask R-CNN 1x) | 44.7 % | [Next-ViT, table 5](<https://arxiv.org/abs/2207.05501>)'
+        in text
+    )
+    assert '](<javascript' not in text
+    outside_code = re.sub(r'(`+).*?\1', '', text)
+    assert '<script' not in outside_code.replace('\\<script', '')
+    assert HOSTILE not in outside_code
+    for lines in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):  # a row of a table has as many cells as its head
+        assert len({len(re.findall(r'(?<!\\)\|', line)) for line in lines.splitlines()}) == 1, lines
 
 
 @pytest.fixture(scope='module')

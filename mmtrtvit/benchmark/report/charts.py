@@ -11,7 +11,24 @@ from mmtrtvit.benchmark.report.content import Group
 from mmtrtvit.benchmark.report.numbers import clean, significant, slug
 from mmtrtvit.benchmark.results import Row, Timing
 
-__all__ = ['PARTS', 'Heat', 'Point', 'Scatter', 'breakdowns', 'caption', 'heats', 'parts_of', 'scatters']
+FORMULAS = (
+    'TeraFLOPS: multiply-adds x batch / latency; TeraParams: parameters x batch / latency; 1e12 per second. Latency of '
+    'a block: that of a stack less that of a stack of one, over the blocks between, each stack alone in its engine'
+)
+
+__all__ = [
+    'FORMULAS',
+    'PARTS',
+    'Heat',
+    'Point',
+    'Scatter',
+    'breakdowns',
+    'caption',
+    'heats',
+    'parts_of',
+    'scatters',
+    'stage_of',
+]
 
 #: Parts of a detector in the order of its work, each with a colour that also colour-blind people tell apart.
 PARTS = {

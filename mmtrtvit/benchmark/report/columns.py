@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmtrtvit.benchmark.report.content import Group, shape_of
 from mmtrtvit.benchmark.report.numbers import MISSING, clean, percent, significant
-from mmtrtvit.benchmark.results import Row
+from mmtrtvit.benchmark.results import Row, Timing
 
 __all__ = ['BLOCKS', 'MEASURED', 'NOISY', 'Column', 'columns_of', 'extra', 'latency_text', 'notes_of', 'static_columns']
 
@@ -95,9 +95,28 @@ def extra(name: str) -> Callable[[Row], float | None]:
 
 
 def per_block(row: Row) -> float | None:
-    """Median latency of one block of a stack, ms."""
-    blocks = extra('blocks')(row)
-    return None if row.latency is None or not blocks else row.latency.median_ms / blocks
+    """Latency of one block, ms: as the row has it, else an equal part of its stack's."""
+    return _of_block(row, 'block_ms', row.latency and row.latency.median_ms)
+
+
+def block_spread_text(row: Row) -> str:
+    """From the 10th to the 90th percentile of one block's latency, ms."""
+    low = _of_block(row, 'block_p10_ms', row.latency and row.latency.p10_ms)
+    high = _of_block(row, 'block_p90_ms', row.latency and row.latency.p90_ms)
+    return MISSING if low is None or high is None else f'{significant(low)}..{significant(high)}'
+
+
+def _of_block(row: Row, name: str, stack_ms: Timing | float | None) -> float | None:
+    known, blocks = extra(name)(row), extra('blocks')(row)
+    if known is not None:
+        return known
+    return stack_ms / blocks if isinstance(stack_ms, float) and blocks else None
+
+
+def block_params(row: Row) -> float | None:
+    """Parameters of one block, millions."""
+    found = extra('block_params')(row)
+    return None if found is None else found / 1e6
 
 
 MEASURED = (
@@ -122,7 +141,9 @@ BLOCKS = (
     Column('HxW', lambda row: shape_of(row), lambda row: row.input_shape[2] * row.input_shape[3]),
     _number('Blocks', extra('blocks'), _whole),
     Column('ms per block', lambda row: marked(per_block(row), row), per_block),
-    Column('Stack p10..p90, ms', spread_text, spread),
+    Column('p10..p90, ms', block_spread_text, spread),
+    _number('Params, M', block_params, significant),
+    _number('GFLOPs', extra('block_gflops'), significant),
     _number('TeraFLOPS', extra('teraflops'), significant),
     _number('TeraParams', extra('teraparams'), significant),
 )

@@ -103,7 +103,9 @@ class Run:
         words = [f'{moment}: {", ".join(_flat(conditions[moment]))}' for moment in moments]
         busy = conditions.get('others_busy_cores')
         if isinstance(busy, (int, float)):
-            words.append(f'other processes kept {busy:g} cores busy during the rounds')
+            cores = _mapping(conditions.get('hardware')).get('cores')
+            of = f' of {clean(cores)}' if cores else ''
+            words.append(f'other processes kept {busy:g}{of} cores busy during the rounds')
         return '; '.join(words) or MISSING
 
     @property

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, is_ours
 from mmtrtvit.benchmark.report.charts import (
+    FORMULAS,
     Heat,
     Scatter,
     caption,
@@ -120,9 +121,8 @@ def draw_heats(heats: Sequence[Heat], path: Path) -> Path:
             tick.set_parse_math(False)
         panel.grid(visible=False)
         panel.set_title(f'{heat.title}, higher is better', fontsize=9.5, loc='left')
-    formulas = 'TeraFLOPS: multiply-adds x batch / latency. TeraParams: parameters x batch / latency. 1e12 per second.'
     width = 24 + 24 * columns
-    remarks = [caption(heats[0].group), formulas, 'Each from an engine that holds only a stack of that block.']
+    remarks = [caption(heats[0].group), f'{FORMULAS}.']
     _finish(figure, remarks, width)
     return _save(figure, path)
 

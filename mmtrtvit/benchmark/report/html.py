@@ -14,6 +14,7 @@ import jinja2
 from mmtrtvit.benchmark.published import Claim
 from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, Quoted, is_ours, note_of
 from mmtrtvit.benchmark.report.charts import (
+    FORMULAS,
     Heat,
     Scatter,
     breakdowns,
@@ -119,6 +120,7 @@ def page(
         runs=[(run, [group for group in groups if group.run is run]) for run in runs],
         sheets=[sheet for sheet in sheets if sheet.lines],
         plots=[(_plot_title(scatter, len(runs)), plot(scatter)) for scatter in scatters],
+        formulas=FORMULAS,
         width=WIDTH,
         height=HEIGHT,
         bars=[_bars(group, rows) for group, rows in breakdowns(groups)],

@@ -9,12 +9,14 @@ from urllib.parse import quote
 from mmtrtvit.benchmark.published import Claim
 from mmtrtvit.benchmark.report.accuracies import RECONSTRUCTION, Quoted, is_ours, note_of
 from mmtrtvit.benchmark.report.charts import (
+    FORMULAS,
     Heat,
     breakdowns,
     parts_of,
+    stage_of,
 )
 from mmtrtvit.benchmark.report.columns import NOISY, Column, columns_of, notes_of, static_columns
-from mmtrtvit.benchmark.report.content import Group, Run, groups_of
+from mmtrtvit.benchmark.report.content import BLOCK, Group, Run, groups_of
 from mmtrtvit.benchmark.report.numbers import MISSING, clean, percent, shorten, significant
 from mmtrtvit.benchmark.results import Row
 
@@ -124,14 +126,19 @@ def _below(group: Group) -> list[str]:
     for region, models in group.inside():
         whose = f' of {escape(models)}' if models else ''
         lines.append(f'Inside the timed region{whose}: {escape(region) or MISSING}.')
+    lines += [f'{FORMULAS}.'] if group.is_block else []
     memory = {clean(row.memory) for row in group.measured if row.memory and row.peak_memory_mib is not None}
     lines += [f'Peak memory: {escape(text)}.' for text in sorted(memory)]
     lines += [
-        f'{NOISY if row.noise else "Note,"} {code(row.model)}: {escape("; ".join(notes))}.'
+        f'{NOISY if row.noise else "Note,"} {_name(row)}: {escape("; ".join(notes))}.'
         for row, notes in ((row, notes_of(row)) for row in group.measured)
         if notes
     ]
     return lines
+
+
+def _name(row: Row) -> str:
+    return f'{code(row.model)}, {escape(stage_of(row))}' if row.part == BLOCK else code(row.model)
 
 
 def _cell(column: Column, row: Row, group: Group) -> str:
