@@ -165,7 +165,7 @@ def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = 
         scopes: Callable[[], dict[str, str]] = dict
     else:
         progress('exporting')
-        onnx = _export(graph, folder, job.precision, image)
+        onnx = _export(graph, folder, job, image)
         progress(f'building with {job.backend}')
         engine = folder / f'engine{backend.engine_suffix}'
         report = backend.build(onnx, engine, replace(options.build, precision=job.precision))
@@ -220,14 +220,15 @@ def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> float:
     return counter.get_total_flops() / 2  # it counts a multiply-add as two
 
 
-def _export(graph: DeployGraph, folder: Path, precision: str, image: torch.Tensor) -> Path:
+def _export(graph: DeployGraph, folder: Path, job: Job, image: torch.Tensor) -> Path:
     exact = folder / 'fp32.onnx'
     export(graph, exact)
-    lowered = folder / f'{precision}.onnx'
-    if precision == 'fp16':
+    lowered = folder / f'{job.precision}.onnx'
+    if job.precision == 'fp16':
         to_fp16(exact, lowered)
-    elif precision == 'int8':
-        to_int8(exact, lowered, [{INPUT: image.numpy()}])  # latency does not depend on the scales
+    elif job.precision == 'int8':
+        # Latency does not depend on the scales. What is spared at the end of a model, its scores, a part does not have.
+        to_int8(exact, lowered, [{INPUT: image.numpy()}], skip_output=job.part == 'end2end')
     return lowered
 
 

@@ -96,7 +96,7 @@ def test_a_model_that_fails_is_a_row_and_status_1(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / 'broken.py'
-    broken.write_text(f"_base_ = {str(config)!r}\nmodel = dict(bbox_head=dict(type='VFNetHead', feat_channels=32))\n")
+    broken.write_text(f"_base_ = {str(config)!r}\nmodel = dict(bbox_head=dict(type='FreeAnchorRetinaHead'))\n")
     words = arguments(config, tmp_path, '--parts', 'end2end', '--backend', 'pytorch', '--no-breakdown')
     words[1:2] = [str(config), str(broken)]
     with pytest.raises(SystemExit) as ended:
@@ -105,9 +105,9 @@ def test_a_model_that_fails_is_a_row_and_status_1(
     (path,) = tmp_path.glob('*.json')
     good, bad = read_results(path).rows
     assert good.wall is not None
-    assert 'VFNetHead' in bad.error
+    assert 'FreeAnchorRetinaHead' in bad.error
     assert bad.wall is None
-    assert 'VFNetHead' in capsys.readouterr().out
+    assert 'FreeAnchorRetinaHead' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
