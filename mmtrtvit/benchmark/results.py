@@ -95,7 +95,7 @@ class Row:
 
     Attributes:
         model: Its name: of a config without folder and suffix, of a block its kind.
-        config: The config file as it was found, or ''.
+        config: The config file, one of ours as ``configs/...``; or ''.
         backbone: The backbone's name, the key of the published figures: ``trtvit-c``, ``twins-svt-s``; '' if unknown.
         task: ``detection``, ``instance-segmentation``, ``segmentation``, ``classification``, or ``block``.
         part: ``backbone``, ``network`` (backbone, neck and the convolutions of the first head), ``end2end``, or

@@ -107,7 +107,7 @@ def new_row(job: Job) -> Row:
     height, width = job.shape
     return Row(
         model=job.model.name,
-        config=str(job.model.cfg.filename),
+        config=_shown(Path(str(job.model.cfg.filename))),
         backbone=job.model.backbone,
         task=deploy_task(job.model.cfg).replace('instance-seg', 'instance-segmentation'),
         part=job.part,
@@ -120,6 +120,13 @@ def new_row(job: Job) -> Row:
         threads=job.threads,
         weights='random' if job.checkpoint == NO_CHECKPOINT else checkpoint_sha256(job.checkpoint) or job.checkpoint,
     )
+
+
+def _shown(config: Path) -> str:
+    """A config of ours by its place below ``configs/``, whatever folder that lies in here; another one as it is."""
+    if config.is_relative_to(CONFIG_ROOT):
+        return f'configs/{config.relative_to(CONFIG_ROOT).as_posix()}'
+    return str(config)
 
 
 def _inside(job: Job) -> str:
