@@ -185,8 +185,12 @@ def test_fewer_rounds_than_asked_for_are_said() -> None:
 
 
 def test_the_fitting_accuracy_comes_first() -> None:
-    group = groups_in(make_results([make_row('trtvit-c'), make_row('swin-t', ms=181.0)]))[0]
-    used = quoted(published(), ['trtvit-c', 'swin-t', 'unknown'])
+    rows = [make_row('trtvit-c'), make_row('swin-t', ms=181.0)]
+    group = groups_in(make_results(rows))[0]
+    used = quoted(published(), rows)
+    small = [make_row('trtvit-c', task='classification')]
+    assert [entry.metric for entry in quoted(published(), small)] == ['ImageNet-1k top-1']
+    assert quoted(published(), [make_row('unknown')]) == []
     assert {entry.unit for entry in used} == {'%', 'ms'}  # parameters are no accuracy
     assert [rank(entry, group) for entry in used] == [2, 2, 0, 0, 1]
     plots = scatters([group], used)
@@ -199,7 +203,7 @@ def test_the_fitting_accuracy_comes_first() -> None:
 
 def test_the_front_holds_what_no_other_beats() -> None:
     group = next(group for group in groups_in(cpu_run()) if group.row.part == 'backbone')
-    plot = scatters([group], quoted(published(), [row.backbone for row in group.measured]))[1]
+    plot = scatters([group], quoted(published(), group.measured))[1]
     front = plot.front
     beaten = [
         point

@@ -1,4 +1,4 @@
-"""A report of everything; its page: whole without a network, its text never code, its tables and plots alive in a browser."""
+"""A report of everything: its Markdown; its page, whole without a network, alive in a browser, its text never code."""
 
 from __future__ import annotations
 

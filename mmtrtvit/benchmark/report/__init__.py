@@ -35,7 +35,7 @@ def render(results: Sequence[Results], out: Path, published: PublishedFigures | 
     published = load_published() if published is None else published
     runs = runs_of(results)
     groups = [group for run in runs for group in groups_of(run)]
-    used = quoted(published, (row.backbone for run in runs for row in run.results.rows))
+    used = quoted(published, [row for run in runs for row in run.results.rows])
     plots, maps = scatters(groups, used), heats(groups)
     pictures: dict[str, list[tuple[str, str]]] = {}
     files: list[Path] = []

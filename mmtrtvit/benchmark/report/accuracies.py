@@ -42,9 +42,13 @@ class Quoted:
     note: str = ''
 
 
-def quoted(published: PublishedFigures, backbones: Iterable[str]) -> list[Quoted]:
-    """The accuracies and latencies of some backbones, metric by metric; of several of one the preferred."""
-    wanted = set(backbones)
+def quoted(published: PublishedFigures, rows: Iterable[Row]) -> list[Quoted]:
+    """The accuracies and latencies of the backbones of rows, metric by metric; of several of one the preferred.
+
+    Those of tasks that no row has are left out, except ImageNet's.
+    """
+    kept = list(rows)
+    wanted, tasks = {row.backbone for row in kept}, {'classification', *(row.task for row in kept)}
     return [
         Quoted(
             figure.backbone,
@@ -58,7 +62,7 @@ def quoted(published: PublishedFigures, backbones: Iterable[str]) -> list[Quoted
             figure.note,
         )
         for metric in published.metrics.values()
-        if metric.unit in ('%', 'ms')
+        if metric.unit in ('%', 'ms') and tasks & set(metric.tasks)
         for figure in published.preferred(metric.key)
         if figure.backbone in wanted
     ]

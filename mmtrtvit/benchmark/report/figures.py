@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -58,11 +59,10 @@ def draw_pareto(scatter: Scatter, path: Path) -> Path:
     axes.margins(y=0.12)
     axes.set_ylabel(f'{clean(scatter.metric)}, %', parse_math=False)
     axes.set_title(_wrap(scatter.group.title, 95), fontsize=10.5, loc='left', color=INK, parse_math=False)
-    _legend(axes, scatter)
     remarks = [caption(scatter.group), scatter.note + '.']
     remarks += [RECONSTRUCTION + '.'] if any(point.ours for point in points) else []
     remarks += ['Bars: 10th to 90th percentile. Hollow: noisy.']
-    _finish(figure, remarks, 120)
+    _finish(figure, remarks, 120, _key(scatter))
     _label_points(figure, axes, scatter)
     return _save(figure, path)
 
@@ -166,18 +166,14 @@ def _latency_axis(axes: Any, values: Sequence[float]) -> None:
     axes.set_xlabel(f'latency measured here, ms of one call{scale}')
 
 
-def _legend(axes: Any, scatter: Scatter) -> None:
-    handles, names = [], []
+def _key(scatter: Scatter) -> list[tuple[Any, str]]:
+    """What the marks mean; below the axes, where it covers no point."""
+    found: list[tuple[Any, str]] = []
     for ours, name in ((True, 'TRT-ViT (ours: a reconstruction, not trained)'), (False, 'others')):
         if any(point.ours == ours for point in scatter.points):
             style = dict(color=OURS if ours else OTHERS, marker='D' if ours else 'o', linestyle='none')
-            handles += axes.plot([], [], **style)
-            names.append(name)
-    handles += axes.plot([], [], color=FRONT, linestyle='--')
-    names.append('front: no other is faster and more accurate')
-    axes.legend(handles, names, loc='upper left', fontsize=_SMALL, frameon=True, framealpha=0.9, edgecolor='none')
-    # the slow and inaccurate corner is empty in most plots, but labels may need the other ones
-    axes.get_legend().set_loc('lower right')
+            found.append((Line2D([], [], **style), name))
+    return [*found, (Line2D([], [], color=FRONT, linestyle='--'), 'front: no other is faster and more accurate')]
 
 
 def _label_points(figure: Figure, axes: Any, scatter: Scatter) -> None:
@@ -201,8 +197,6 @@ def _label_points(figure: Figure, axes: Any, scatter: Scatter) -> None:
     for point, (_, y) in zip(scatter.points, anchors, strict=True):
         left, right = (axes.transData.transform((v, 0))[0] for v in (point.timing.p10_ms, point.timing.p90_ms))
         obstacles.append(Box(left - 4, y - 4, right - left + 8, 8))
-    legend = axes.get_legend().get_window_extent(renderer)
-    obstacles.append(Box(legend.x0, legend.y0, legend.width, legend.height))
     front = scatter.front
     corners = [axes.transData.transform((p.timing.median_ms, p.accuracy.value)) for p in front]
     obstacles += along_line(corners)
@@ -228,7 +222,7 @@ def _finish(figure: Figure, remarks: Sequence[str], width: int, key: Sequence[tu
     if key:
         figure.legend(
             [handle for handle, _ in key], [name for _, name in key], loc='lower center', ncols=len(key),
-            bbox_to_anchor=(0.5, height), frameon=False, fontsize=_SMALL, handlelength=1.1, columnspacing=1.2,
+            bbox_to_anchor=(0.5, height), frameon=False, fontsize=_SMALL, handlelength=1.6, columnspacing=1.2,
             borderpad=0,
         )  # fmt: skip
         height += 0.22 * inch

@@ -136,4 +136,4 @@ def _tip(point: Point) -> list[str]:
     lines.append(f'{accuracy.value:g} % {clean(accuracy.metric)}, published: {clean(accuracy.source) or MISSING}')
     lines += [clean(accuracy.note)] if accuracy.note else []
     lines += ['a reconstruction, not trained by us'] if point.ours else []
-    return [shorten(line, 160) for line in [*lines, *notes_of(row)]]
+    return [shorten(line, 260) for line in [*lines, *notes_of(row)]]
