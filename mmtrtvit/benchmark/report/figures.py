@@ -171,7 +171,7 @@ def _key(scatter: Scatter) -> list[tuple[Any, str]]:
     found: list[tuple[Any, str]] = []
     for ours, name in ((True, 'TRT-ViT (ours: a reconstruction, not trained)'), (False, 'others')):
         if any(point.ours == ours for point in scatter.points):
-            style = dict(color=OURS if ours else OTHERS, marker='D' if ours else 'o', linestyle='none')
+            style: dict[str, Any] = dict(color=OURS if ours else OTHERS, marker='D' if ours else 'o', linestyle='none')
             found.append((Line2D([], [], **style), name))
     return [*found, (Line2D([], [], color=FRONT, linestyle='--'), 'front: no other is faster and more accurate')]
 
