@@ -47,40 +47,41 @@ class StripeAttention(nn.Module):
         self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Map query, key and value ``(B, 3, H, W, C)`` to ``(B, H, W, C)``.
+        """Map query, key and value ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``.
 
         A side that is no multiple of the stripe is padded, and the padding is no key of any query.
         """
-        batch, _, height, width, channels = qkv.shape
+        batch, height, width, channels = qkv.shape
         rows, columns = self.stripe[0] or height, self.stripe[1] or width
         below, right = -height % rows, -width % columns
         if below or right:
             qkv = F.pad(qkv, (0, 0, 0, right, 0, below))
         down, across = (height + below) // rows, (width + right) // columns
-        tokens, head_dim = rows * columns, channels // self.heads
-        # (B, 3, down, rows, across, columns, C) -> (3, B, down, across, rows, columns, C)
-        stripes = qkv.reshape(batch, 3, down, rows, across, columns, channels).permute(1, 0, 2, 4, 3, 5, 6)
-        heads = stripes.reshape(3, batch * down * across, tokens, self.heads, head_dim).transpose(2, 3)
-        query, key, value = heads.unbind(0)  # (B * S, heads, N, head_dim)
+        stripes, tokens, head_dim = batch * down * across, rows * columns, channels // (3 * self.heads)
+        # (B, down, rows, across, columns, 3 * heads, head_dim) -> (3 * heads, B, down, across, rows, columns, head_dim)
+        qkv = qkv.reshape(batch, down, rows, across, columns, 3 * self.heads, head_dim).permute(5, 0, 1, 3, 2, 4, 6)
+        query, key, value = (
+            part.reshape(self.heads, stripes, tokens, head_dim) for part in qkv.split(self.heads, dim=0)
+        )
         mask = self._mask(batch, (height, width), (down, across), (rows, columns), qkv) if below or right else None
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = x.transpose(1, 2).reshape(batch * down * across, tokens, channels)
-        image = stripes[2].reshape(batch * down * across, rows, columns, channels).permute(0, 3, 1, 2)
-        x = x + self.position(image).flatten(2).transpose(1, 2)
-        x = x.reshape(batch, down, across, rows, columns, channels).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, down * rows, across * columns, channels)[:, :height, :width]
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (heads, B * S, N, head_dim)
+        image = value.permute(1, 0, 3, 2).reshape(stripes, self.heads * head_dim, rows, columns)
+        position = self.position(image).reshape(batch, down, across, self.heads, head_dim, rows, columns)
+        x = x.reshape(self.heads, batch, down, across, rows, columns, head_dim).permute(1, 2, 4, 3, 5, 0, 6)
+        x = x + position.permute(0, 1, 5, 2, 6, 3, 4)  # (B, down, rows, across, columns, heads, head_dim)
+        return x.reshape(batch, down * rows, across * columns, -1)[:, :height, :width]
 
     @staticmethod
     def _mask(
         batch: int, size: tuple[int, int], stripes: tuple[int, int], stripe: tuple[int, int], like: torch.Tensor
     ) -> torch.Tensor:
-        """The scores' addend ``(B * S, 1, 1, N)``: 0 for the map's cells, far below for padding."""
+        """The scores' addend ``(B * S, 1, N)``: 0 for the map's cells, far below for padding."""
         (down, across), (rows, columns) = stripes, stripe
         inside_y = torch.arange(down * rows, device=like.device) < size[0]
         inside_x = torch.arange(across * columns, device=like.device) < size[1]
         inside = inside_y.view(down, 1, rows, 1) & inside_x.view(1, across, 1, columns)
         addend = torch.where(inside, 0.0, MASKED).to(like.dtype)
-        return addend.reshape(1, down * across, 1, 1, rows * columns).repeat(batch, 1, 1, 1, 1).flatten(0, 1)
+        return addend.reshape(1, down * across, 1, rows * columns).repeat(batch, 1, 1, 1).flatten(0, 1)
 
 
 class CSWinBlock(nn.Module):
@@ -109,9 +110,8 @@ class CSWinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, H, W, C)`` to the same shape."""
-        batch, height, width, channels = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(batch, height, width, 3, channels).permute(0, 3, 1, 2, 4)
-        parts = qkv.chunk(len(self.attns), dim=-1)
+        # the output channels of the Linear layer are, for each direction in turn, those of query, key and value
+        parts = self.qkv(self.norm1(x)).chunk(len(self.attns), dim=-1)
         mixed = [attn(part) for attn, part in zip(self.attns, parts, strict=True)]
         x = x + self.drop_path(self.proj(torch.cat(mixed, dim=-1)))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -17,7 +17,9 @@ def loop_over_stripes(
     attention: StripeAttention, qkv: torch.Tensor, stripe: tuple[int | None, int | None]
 ) -> torch.Tensor:
     """Section 3.2 and 3.3 of the paper for one image at a time, a stripe cut where the map ends, nothing padded."""
-    batch, _, height, width, channels = qkv.shape
+    batch, height, width, channels = qkv.shape
+    channels //= 3
+    qkv = qkv.reshape(batch, height, width, 3, channels).permute(0, 3, 1, 2, 4)
     rows, columns = stripe[0] or height, stripe[1] or width
     output = torch.zeros(batch, height, width, channels, dtype=qkv.dtype)
     head_dim = channels // attention.heads
@@ -50,7 +52,7 @@ def test_stripes_of_any_map_are_those_of_the_loop(
     stripe: tuple[int | None, int | None] = {'h': (thickness, None), 'v': (None, thickness), 'g': (None, None)}[kind]
     torch.manual_seed(height * 100 + width)
     attention = StripeAttention(8, 2, stripe).double()
-    qkv = torch.randn(batch, 3, height, width, 8, dtype=torch.float64)
+    qkv = torch.randn(batch, height, width, 24, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(attention(qkv), loop_over_stripes(attention, qkv, stripe))
 
@@ -72,7 +74,7 @@ def test_fp16_keeps_the_padding_out() -> None:
     """The mask's addend is finite in fp16 and still leaves no weight to padding."""
     torch.manual_seed(0)
     attention = StripeAttention(8, 2, (None, 7)).eval()
-    qkv = torch.randn(1, 3, 5, 9, 8)
+    qkv = torch.randn(1, 5, 9, 24)
     with torch.no_grad():
         expected = attention(qkv)
         half = attention.half()(qkv.half()).float()
