@@ -1,0 +1,172 @@
+"""What the tool of the blocks shows: tables on the terminal, Markdown, the heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmtrtvit.benchmark.blocks import typical_share
+from mmtrtvit.benchmark.guidelines import Check, Guideline, guidelines
+from mmtrtvit.benchmark.report import charts, content, figures
+from mmtrtvit.benchmark.results import Results, Row
+from mmtrtvit.fileio import atomic_write_text
+
+__all__ = ['draw_heat_map', 'guidelines_markdown', 'show_blocks', 'show_guidelines', 'show_notes', 'write_guidelines']
+
+
+def block_rows_of(results: Results) -> list[Row]:
+    """The rows of blocks."""
+    return [row for row in results.rows if row.part == 'block']
+
+
+def networks_of(results: Results) -> list[Row]:
+    """The rows of whole backbones."""
+    return [row for row in results.rows if row.part == 'backbone']
+
+
+def show_blocks(console: Console, results: Results) -> None:
+    """Print a table of the blocks and one of the backbones, as far as there are any."""
+    facts, packages = results.conditions['hardware'], results.conditions['versions']
+    words = [f'{name} {value}' for name, value in facts.items()]
+    first = results.rows[0]
+    console.print(
+        f'{", ".join(words)}; {first.backend} {first.backend_version}, {first.precision}, batch '
+        f'{first.input_shape[0]}; mmtrtvit {packages["mmtrtvit"]}, torch {packages["torch"]}; random weights',
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    blocks, networks = block_rows_of(results), networks_of(results)
+    if blocks:
+        console.print(_block_table(blocks))
+        share = typical_share(blocks)
+        console.print(
+            'ms of one block: (stack of D - stack of 1) / (D - 1)'
+            + ('' if share is None else f'; {share:.1%} of a deep stack (median of all) is not in its blocks'),
+            markup=False, highlight=False,
+        )  # fmt: skip
+    if networks:
+        console.print(_network_table(networks))
+
+
+def _block_table(rows: Sequence[Row]) -> Table:
+    title = 'one block, in engines that hold nothing else'
+    names = ('block', 'stage', 'C', 'HxW', 'ms', 'p10..p90', 'M params', 'GFLOPs', 'TeraFLOPS', 'TeraParams')
+    table = Table(*names, title=title)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = 'right', True
+    for row in rows:
+        extra = row.extra
+        size = f'{row.input_shape[2]}x{row.input_shape[3]}'
+        cells = [row.model + (' *' if row.noise else ''), str(extra['stage']), str(extra['width']), size]
+        if 'block_ms' in extra:
+            cells += [
+                f'{extra["block_ms"]:.3f}',
+                f'{extra["block_p10_ms"]:.3f}..{extra["block_p90_ms"]:.3f}',
+                f'{extra["block_params"] / 1e6:.2f}',
+                f'{extra["block_gflops"]:.3f}',
+                f'{extra["teraflops"]:.4f}' if 'teraflops' in extra else '',
+                f'{extra["teraparams"]:.5f}' if 'teraparams' in extra else '',
+            ]
+        else:
+            cells.append('failed' if not extra.get('skipped') else 'left out')
+        table.add_row(*cells)
+    return table
+
+
+def _network_table(rows: Sequence[Row]) -> Table:
+    table = Table('backbone', 'depths', 'ms', 'p10..p90', 'M params', 'GFLOPs', title='whole backbones')
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = 'right', True
+    for row in rows:
+        time = row.latency
+        depths = row.extra.get('depths') or row.extra.get('num_layers') or []
+        table.add_row(
+            row.model + (' *' if row.noise else ''),
+            '-'.join(map(str, depths)),
+            f'{time.median_ms:.2f}' if time else 'left out' if row.extra.get('skipped') else 'failed',
+            f'{time.p10_ms:.2f}..{time.p90_ms:.2f}' if time else '',
+            f'{row.params / 1e6:.2f}' if row.params else '',
+            f'{row.gflops:.2f}' if row.gflops else '',
+        )
+    return table
+
+
+def show_notes(console: Console, results: Results) -> None:
+    """Print errors, what was left out, noise, and whether rounds are missing."""
+    for row in results.failed:
+        where = f', stage {row.extra["stage"]}' if 'stage' in row.extra else ''
+        console.print(f'{row.model}{where}: {row.error}', markup=False, soft_wrap=True)
+    for note in results.noise:
+        console.print(f'noisy: {note}', markup=False, soft_wrap=True)
+    done = max((len(row.rounds_ms) for row in results.rows), default=0)
+    if done < results.rounds:
+        why = 'interrupted' if results.interrupted else 'the time limit (--limit) is reached'
+        console.print(f'{why} after {done} of {results.rounds} rounds')
+
+
+def show_guidelines(console: Console, found: Sequence[Guideline]) -> None:
+    """Print the verdicts with their numbers."""
+    for guideline in found:
+        table = Table('ratio', 'median', 'p10..p90', 'verdict', title=f'{guideline.number}. {guideline.text}')
+        for column in table.columns[1:3]:
+            column.justify, column.no_wrap = 'right', True
+        for checks, decides in ((guideline.checks, True), (guideline.beside, False)):
+            for check in checks:
+                table.add_row(*_cells(check, decides))
+            if checks and decides:
+                table.add_section()
+        console.print(table)
+        console.print(f'verdict on this hardware: {guideline.verdict}', markup=False)
+        console.print(f'tested: {guideline.tested}', markup=False, soft_wrap=True)
+        console.print(f'not tested: {guideline.untested}', markup=False, soft_wrap=True)
+        for note in guideline.missing:
+            console.print(f'missing: {note}', markup=False, soft_wrap=True)
+
+
+def _cells(check: Check, decides: bool) -> tuple[str, str, str, str]:
+    low, middle, high = check.numbers
+    return check.text, f'{middle:.3f}', f'{low:.3f}..{high:.3f}', check.verdict if decides else ''
+
+
+def guidelines_markdown(results: Results) -> str:
+    """The verdicts as Markdown, with the command and the conditions they hold for."""
+    first = results.rows[0]
+    facts = results.conditions['hardware']
+    device = facts.get('gpu') or f'{facts["cpu"]}, {facts["cores"]} cores'
+    lines = [
+        f'{device}; {first.backend} {first.backend_version}, {first.precision}, batch {first.input_shape[0]}; '
+        f'{max((len(row.rounds_ms) for row in results.rows), default=0)} rounds; {results.date[:10]}.',
+        '',
+        f'    {results.command}',
+    ]
+    if results.noise:
+        lines += ['', f'Noisy: {"; ".join(results.noise)}.']
+    for guideline in guidelines(results.rows):
+        lines += [
+            '',
+            f'**{guideline.number}. {guideline.text}: {guideline.verdict}.**',
+            f'Tested: {guideline.tested}. Not tested: {guideline.untested}.',
+            '',
+            '| ratio | median | p10..p90 | verdict |',
+            '|---|---|---|---|',
+        ]
+        for checks, decides in ((guideline.checks, True), (guideline.beside, False)):
+            lines += [f'| {" | ".join(_cells(check, decides)).rstrip()} |' for check in checks]
+        lines += [''] if guideline.missing else []
+        lines += [f'Missing: {note}.' for note in guideline.missing]
+    return '\n'.join(lines) + '\n'
+
+
+def write_guidelines(results: Results, path: Path) -> Path:
+    """Write the verdicts beside the results."""
+    return atomic_write_text(path, guidelines_markdown(results))
+
+
+def draw_heat_map(results: Results, path: Path) -> Path | None:
+    """Draw TeraFLOPS and TeraParams by kind and stage; None where no block was measured."""
+    groups = [group for run in content.runs_of([results]) for group in content.groups_of(run)]
+    found = charts.heats(groups)
+    own = [heat for heat in found if heat.group is found[0].group]
+    return figures.draw_heats(own, path) if own else None

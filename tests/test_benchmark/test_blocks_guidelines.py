@@ -1,0 +1,193 @@
+"""The verdicts on made-up latencies whose answer is known, and the networks that they are about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmtrtvit.benchmark import guidelines as module
+from mmtrtvit.benchmark.block_report import guidelines_markdown
+from mmtrtvit.benchmark.blocks import block_row
+from mmtrtvit.benchmark.guidelines import (
+    NETWORKS,
+    REDEPTHED,
+    Check,
+    Network,
+    guidelines,
+    network_probes,
+    verdict_of,
+)
+from mmtrtvit.benchmark.probes import Pace, Probe, Run, Setting
+from mmtrtvit.benchmark.results import Row, Timing
+from mmtrtvit.benchmark.subjects import multiply_adds
+
+SETTING = Setting('onnxruntime', 'fp32', (64, 64))
+KINDS = ('BottleNeck', 'Transformer', 'MixBlockA', 'MixBlockB', 'MixBlockC')
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'threshold', 'verdict'),
+    [
+        ([1.2, 1.3, 1.1, 1.25, 1.2], 1.0, 'holds'),
+        ([0.8, 0.9, 0.85, 0.8, 0.7], 1.0, 'does not'),
+        ([0.9, 1.2, 1.1, 0.95, 1.3], 1.0, 'unclear'),
+        ([0.97, 0.98, 0.96, 0.99, 0.98], 0.95, 'holds'),
+        ([0.97, 0.98, 0.96, 0.99, 0.98], 1.0, 'does not'),
+        ([1.2, 1.3, 1.1, 1.25], 1.0, 'unclear'),  # four rounds show no spread
+        ([1.0] * 9, 1.0, 'unclear'),
+        # one of twenty rounds was disturbed: the 10th percentile does not see it
+        ([1.2] * 19 + [0.5], 1.0, 'holds'),
+    ],
+)
+def test_a_check(ratios: list[float], threshold: float, verdict: str) -> None:
+    assert Check('', ratios, threshold).verdict == verdict
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=5, max_size=30))
+def test_a_ratio_and_its_inverse_never_hold_both(ratios: list[float]) -> None:
+    one, other = Check('', ratios).verdict, Check('', [1 / ratio for ratio in ratios]).verdict
+    assert (one, other) != ('holds', 'holds')
+    assert one != 'holds' or min(ratios) < max(ratios) or ratios[0] > 1
+
+
+def test_a_guideline_holds_when_all_checks_do() -> None:
+    assert verdict_of(['holds', 'holds']) == 'holds'
+    assert verdict_of(['does not', 'does not']) == 'does not'
+    assert verdict_of(['holds', 'does not']) == 'unclear'
+    assert verdict_of(['holds', 'unclear']) == 'unclear'
+    assert verdict_of([]) == 'unclear'
+
+
+def block(kind: str, stage: int, milliseconds: float, gflops: float = 1.0, params: int = 100, rounds: int = 6) -> Row:
+    """A block of that latency in an engine that pays 3 ms besides, by stacks of 3 and 1."""
+    rows = []
+    for blocks in (3, 1):
+        extra = {'stage': stage, 'blocks': blocks, 'width': 64}
+        row = Probe(kind, kind, 'block', (64, 8, 8), nn.Identity, extra=extra).row(SETTING)
+        row.rounds_ms = [3 + blocks * milliseconds * (1 + 0.01 * number) for number in range(rounds)]
+        row.wall = Timing.of(row.rounds_ms)
+        row.gflops, row.params = blocks * gflops, blocks * params
+        rows.append(row)
+    return block_row(*rows)
+
+
+def network(name: str, milliseconds: float, gflops: float = 4.0, params: int = 25_000_000) -> Row:
+    row = Probe(name, name, 'backbone', (3, 64, 64), nn.Identity).row(SETTING)
+    row.rounds_ms = [milliseconds * (1 + 0.01 * number) for number in range(6)]
+    row.wall = Timing.of(row.rounds_ms)
+    row.gflops, row.params = gflops, params
+    return row
+
+
+def paper() -> list[Row]:
+    """A machine on which everything is as the paper says."""
+    rows = []
+    for stage in (1, 2, 3, 4):
+        rows.append(block('BottleNeck', stage, 1.0))
+        rows.append(block('Transformer', stage, 10.0 / stage))
+        rows += [block(f'MixBlock{letter}', stage, 2.0 / stage) for letter in 'ABC']
+    times = {'ResNet': 10.0, 'MixNetV': 12.0, 'MixNetV, stages 3-4': 14.0, 'MixNetV, stages 2-4': 18.0}
+    rows += [network(name, time) for name, time in times.items()]
+    rows.append(network('ViT-like', 30.0))
+    for usual, moved in REDEPTHED:
+        if usual.name != 'MixNetV':
+            rows.append(network(usual.name, 12.0))
+        rows.append(network(moved.name, 11.0, params=40_000_000))
+    return rows
+
+
+def test_a_machine_as_the_paper_says() -> None:
+    found = guidelines(paper())
+    assert [guideline.verdict for guideline in found] == ['holds'] * 4
+    assert [guideline.missing for guideline in found] == [[], [], [], []]
+    first = {check.text: check.numbers[1] for check in (*found[0].checks, *found[0].beside)}
+    # a Transformer of 10 / stage ms beside a BottleNeck of 1 ms: 0.1 x stage of its TeraFLOPS
+    assert first['TeraFLOPS of Transformer / BottleNeck, stage 3'] == pytest.approx(0.3)
+    assert first['that ratio in stage 4 / in stage 1'] == pytest.approx(4.0)
+    assert first['TeraFLOPS of MixNetV / ViT-like'] == pytest.approx(30 / 12)
+    second = {check.text: check.numbers[1] for check in found[1].checks}
+    assert second['TeraFLOPS of ResNet-50 as 2-2-6-6 / as 3-4-6-3'] == pytest.approx(12 / 11)
+    assert second['TeraParams of PVT-Small as 2-2-6-8 / as 3-4-6-3'] == pytest.approx(12 / 11 * 40 / 25)
+    assert [check.numbers[1] for check in found[2].checks] == pytest.approx([5.0] * 6)
+
+
+def test_a_machine_that_contradicts() -> None:
+    rows = [row for row in paper() if row.model not in ('Transformer', 'MixBlockC', 'ResNet-50 re-depthed', 'ViT-like')]
+    rows += [block('Transformer', stage, 1.0 * stage) for stage in (1, 2, 3, 4)]
+    rows += [block('MixBlockC', stage, 2.2 / stage) for stage in (1, 2, 3, 4)]
+    rows += [network('ResNet-50 re-depthed', 30.0, params=40_000_000), network('ViT-like', 11.0)]
+    found = guidelines(rows)
+    assert found[0].verdict == 'does not'
+    assert found[1].verdict == 'unclear'  # PVT and MixNetV gain, ResNet-50 does not
+    assert {check.verdict for check in found[1].checks if 'ResNet' in check.text} == {'does not'}
+    assert found[3].verdict == 'does not'  # C takes 1.1 times as long as B
+    assert all('accura' in guideline.untested for guideline in found)
+
+
+def test_what_was_not_measured_is_said() -> None:
+    rows = paper()
+    for row in rows:
+        if (row.model, row.extra.get('stage')) == ('Transformer', 1) or row.model == 'ViT-like':
+            row.error, row.rounds_ms = 'left out: too large', []
+    first = guidelines(rows)[0]
+    assert first.missing == ['Transformer, stage 1: left out: too large', 'ViT-like: left out: too large']
+    assert [check.text for check in first.checks] == [
+        'that ratio in stage 4 / in stage 2',
+        'that ratio in stage 4 / in stage 3',
+        'TeraFLOPS of MixNetV / MixNetV, stages 2-4',
+    ]
+    assert first.verdict == 'holds'
+    nothing = guidelines([])
+    assert [guideline.verdict for guideline in nothing] == ['unclear'] * 4
+    assert all(guideline.missing for guideline in nothing)
+
+
+def test_four_rounds_are_too_few() -> None:
+    rows = [block(kind, stage, 1.0 + 0.5 * len(kind), rounds=4) for kind in KINDS for stage in (1, 2, 3, 4)]
+    assert guidelines(rows)[2].verdict == 'unclear'
+
+
+@pytest.mark.parametrize(('usual', 'moved'), REDEPTHED, ids=lambda network: network.name)
+def test_re_depthed_networks_have_equal_gflops(usual: Network, moved: Network) -> None:
+    with torch.device('meta' if usual.blocks else 'cpu'):  # PVT reads numbers off tensors while it is built
+        built = [network.build().to('meta') for network in (usual, moved)]
+    for side in (224, 512):
+        before, after = (multiply_adds(network, torch.zeros(1, 3, side, side, device='meta')) for network in built)
+        assert after / before == pytest.approx(1, abs=0.03)
+    assert sum(moved.depths[2:]) > sum(usual.depths[2:]) or moved.depths[3] > usual.depths[3]
+    assert sum(moved.depths[:2]) < sum(usual.depths[:2])
+
+
+def test_the_networks() -> None:
+    by_name = {network.name: network for network in NETWORKS}
+    assert len(by_name) == len(NETWORKS) == 10
+    assert by_name['ViT-like'].blocks == ('Transformer',) * 4
+    assert by_name['MixNetV'].blocks == ('BottleNeck',) * 3 + ('Transformer',)
+    probes = {probe.name: probe for probe in network_probes((224, 224))}
+    # 3136 tokens in stage 1, 8 heads; 49 in stage 4, 48 heads
+    assert probes['ViT-like'].scores == 8 * 3136**2
+    assert probes['MixNetV'].scores == 48 * 49**2
+    assert probes['ResNet'].scores == probes['PVT-Small'].scores == 0
+
+
+def test_the_whole_way_with_tiny_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows as they come out of a run are what the verdicts read."""
+    tiny = [Network(name, (1, 1, 1, 1), ('BottleNeck',) * 4, (64, 64, 64, 64)) for name in ('ResNet', 'MixNetV')]
+    monkeypatch.setattr(module, 'NETWORKS', tuple(tiny))
+    run = Run(Setting('pytorch', 'fp32', (32, 32), threads=1), Pace(5, 1), tmp_path, 'python x.py', 'guidelines')
+    before = torch.get_num_threads()
+    run.measure(network_probes((32, 32)), lambda rows: list(rows.values()))
+    torch.set_num_threads(before)
+    assert run.results.failed == []
+    first = guidelines(run.results.rows)[0]
+    assert [check.text for check in first.beside] == ['TeraFLOPS of MixNetV / ResNet']
+    assert 0.05 < first.beside[0].numbers[1] < 20
+    text = guidelines_markdown(run.results)
+    assert '**1. Transformer blocks belong in late stages: unclear.**' in text
+    assert '    python x.py' in text
+    assert 'Not tested: the accuracy' in text
