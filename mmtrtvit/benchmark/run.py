@@ -131,16 +131,16 @@ def _keep(results: Results, measured: Measured, baseline: str, path: Path) -> No
 
 
 def compare(rows: Sequence[Row], baseline: str) -> None:
-    """Give each row its ratio to the baseline of the same part, backend, precision, shape and threads."""
+    """Give each row its ratio to the baseline of the same part, backend, precision, shape and threads.
+
+    Args:
+        rows: Of one run.
+        baseline: Name of a model, or of a backbone, which then means the model of the row's own task.
+    """
     for row in rows:
-        base = next(
-            (
-                other
-                for other in rows
-                if baseline in (other.model, other.backbone) and other.setting == row.setting and other.rounds_ms
-            ),
-            None,
-        )
+        near = [other for other in rows if other.setting == row.setting and other.rounds_ms]
+        base = next((other for other in near if other.model == baseline), None)
+        base = base or next((other for other in near if (other.backbone, other.task) == (baseline, row.task)), None)
         row.ratio = None
         if baseline and base is not None and base is not row and row.rounds_ms:
             row.ratio = Ratio.of(base.model, base.rounds_ms, row.rounds_ms)

@@ -271,6 +271,9 @@ def test_only_equal_settings_are_compared() -> None:
     ]
     compare(rows, 'a')
     assert [entry.ratio.median if entry.ratio else None for entry in rows] == [None, 2.0, None, None, None]
+    other = made_up('c', task='classification', rounds_ms=[1.0])
+    compare([*rows, other], 'trtvit-c')
+    assert other.ratio is None  # a detector's backbone of that name is no baseline for a classifier
     compare(rows, '')
     assert all(entry.ratio is None for entry in rows)
 
