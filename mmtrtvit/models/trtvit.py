@@ -21,7 +21,7 @@ from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck, is_integer, is_number
+from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck, TransformerLayer, is_integer, is_number
 from mmtrtvit.models.warm_start import LoadReport, load_weights
 
 NUM_STAGES = 4
@@ -302,6 +302,7 @@ class TRTViT(BaseModule):
     def fuse(self) -> TRTViT:
         """Return a copy in eval mode with every BatchNorm folded into the convolution before it.
 
+        The ``Linear`` layers of Transformer blocks become 1x1 convolutions, the scale of the attention inside them.
         The original stays as it is. In the copy's ``state_dict`` each convolution has a ``bias`` and the names of the
         BatchNorm layers are gone; everything else keeps its name.
         """
@@ -310,6 +311,9 @@ class TRTViT(BaseModule):
     def switch_to_deploy(self) -> TRTViT:
         """Do what :meth:`fuse` does in place, under the name that mmpretrain's users know."""
         fuse_conv_bn(self)
+        for module in self.modules():
+            if isinstance(module, TransformerLayer):
+                module.switch_to_deploy()
         return self.eval()
 
 

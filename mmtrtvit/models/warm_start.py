@@ -17,6 +17,10 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
 COUNTER = 'num_batches_tracked'  # BatchNorm's counter: copied where there is one, not worth a line in a report
+DEPLOY_HINT = (
+    'If one side is in the form for deployment (BatchNorm folded, projections of Transformer blocks as convolutions), '
+    'build the model with deploy=True for a checkpoint saved after switch_to_deploy(), without it for any other'
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,13 @@ def _check(
             f'{checkpoint}: none of its {len(source)} parameters ({", ".join(list(source)[:3])}, ...) has a place in '
             f'this backbone ({", ".join(list(target)[:3])}, ...); if it is under another name, pass prefix'
         )
+    for layer in dict.fromkeys(name.rpartition('.')[0] for name in shared):
+        theirs, ours = _parameters_of(layer, source), _parameters_of(layer, target)
+        if theirs != ours:
+            raise ValueError(
+                f'{checkpoint}: {layer} has {theirs} in the checkpoint and {ours} in the model, which would compute '
+                f'something else. {DEPLOY_HINT}'
+            )
     other_shape = [
         f'{name}: {tuple(source[name].shape)} in the checkpoint, {tuple(target[name].shape)} in the model'
         for name in shared
@@ -120,15 +131,13 @@ def _check(
     ]
     if other_shape:
         more = f'\n  and {len(other_shape) - 10} more' if len(other_shape) > 10 else ''
-        raise ValueError(f'{checkpoint}: parameters of another shape\n  ' + '\n  '.join(other_shape[:10]) + more)
-    for layer in dict.fromkeys(name.rpartition('.')[0] for name in shared):
-        theirs, ours = _parameters_of(layer, source), _parameters_of(layer, target)
-        if theirs != ours:
-            raise ValueError(
-                f'{checkpoint}: {layer} has {theirs} in the checkpoint and {ours} in the model, which would compute '
-                'something else. If BatchNorm is folded into the convolutions on one side only, build the model with '
-                'deploy=True for a checkpoint saved after switch_to_deploy(), without it for any other'
-            )
+        ranks_differ = any(source[name].ndim != target[name].ndim for name in shared)
+        raise ValueError(
+            f'{checkpoint}: parameters of another shape\n  '
+            + '\n  '.join(other_shape[:10])
+            + more
+            + (f'\n{DEPLOY_HINT}' if ranks_differ else '')
+        )
 
 
 def _parameters_of(layer: str, state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -68,11 +68,11 @@ def test_the_original_is_untouched() -> None:
 
 
 def test_names_in_the_fused_copy() -> None:
-    """Every convolution has a bias, no BatchNorm is left, all other names stay."""
+    """Every convolution has a bias, no BatchNorm and no Linear is left, all other names stay."""
     backbone = tiny('MixBlockC')
     fused = backbone.fuse()
     assert not any(module.training for module in fused.modules())
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert not any(isinstance(module, (nn.BatchNorm2d, nn.Linear)) for module in fused.modules())
     norms = {name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm2d)}
     convs = {name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}
     kept = {name for name in backbone.state_dict() if name.rpartition('.')[0] not in norms}
@@ -80,7 +80,40 @@ def test_names_in_the_fused_copy() -> None:
     assert set(fused.state_dict()) == kept | {f'{name}.bias' for name in convs}
 
 
-def test_in_place_twice_and_other_norms() -> None:
+@pytest.mark.parametrize('kind', ['Transformer', 'MixBlockA', 'MixBlockB', 'MixBlockC'])
+def test_what_an_export_sees_computes_the_same(kind: str) -> None:
+    """Under ``torch.export`` a deployed Transformer block stays on the map: no Linear, no scale, no fused attention."""
+    backbone, x = tiny(kind, kind).eval(), torch.randn(2, 3, 63, 65)
+    fused = backbone.fuse()
+    exported = torch.export.export(fused, (x,)).module()
+    with torch.no_grad():
+        for expected, got in zip(backbone(x), exported(x), strict=True):
+            assert relative_error(got, expected) < 1e-5
+    targets = {str(node.target) for node in exported.graph.nodes}
+    operators = {name.split('.')[1] for name in targets if name.startswith('aten.')}
+    assert operators >= {'conv2d', 'layer_norm', 'softmax'}
+    assert not operators & {'linear', 'mul', 'div', 'scaled_dot_product_attention'}
+
+
+@pytest.mark.parametrize('head_dim', [8, 16])
+def test_projections_keep_names_types_and_gradients(head_dim: int) -> None:
+    backbone = tiny('MixBlockC', head_dim=head_dim, frozen_stages=4).double()
+    attention = backbone.layer4[0].transformer.attn
+    weight, bias = attention.qkv.weight.clone(), attention.qkv.bias.clone()
+    attention.switch_to_deploy()
+    attention.switch_to_deploy()
+    rows = torch.ones(len(bias), dtype=torch.double)
+    rows[: len(bias) // 3] = head_dim**-0.5
+    assert attention.qkv.weight.dtype == torch.double
+    assert not attention.qkv.weight.requires_grad
+    torch.testing.assert_close(attention.qkv.weight[:, :, 0, 0], weight * rows[:, None])
+    torch.testing.assert_close(attention.qkv.bias, bias * rows)
+    maps = torch.randn(1, weight.shape[1], 3, 5, dtype=torch.double)
+    tokens = attention(maps.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
+    torch.testing.assert_close(attention(maps), tokens)
+
+
+def test_in_place_twice_and_other_norms(tmp_path: Path) -> None:
     backbone = tiny().eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -91,6 +124,10 @@ def test_in_place_twice_and_other_norms() -> None:
 
     groups = TRTViT(tiny_arch(), head_dim=16, norm_cfg=dict(type='GN', num_groups=4)).eval()
     assert groups.fuse().state_dict().keys() == groups.state_dict().keys()
+    path = str(tmp_path / 'groups.pth')
+    torch.save(groups.state_dict(), path)
+    with pytest.raises(ValueError, match=r'(?s)qkv.weight: \(192, 64\) in the checkpoint.*deploy=True'):
+        groups.fuse().load_pretrained(path)
     assert_equal_outputs(groups, groups.fuse(), x)
 
 
