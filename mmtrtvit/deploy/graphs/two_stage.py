@@ -24,8 +24,8 @@ from mmtrtvit.deploy.graphs.base import (
     register,
 )
 from mmtrtvit.deploy.graphs.dense import INVALID, MAX_TOP_K, decode_boxes, flatten_level, nms_settings
+from mmtrtvit.deploy.graphs.mask_head import MaskHead, SelectMasks
 from mmtrtvit.deploy.ops.boxes import gather_rows, top_k, top_k_classes
-from mmtrtvit.deploy.ops.masks import select_class_masks
 from mmtrtvit.deploy.ops.nms import greedy_keep, select_detections
 from mmtrtvit.deploy.ops.roi_align import roi_align_pyramid
 
@@ -240,25 +240,6 @@ class SelectBoxes(Float32Island):
         return found.boxes, found.scores, found.labels, found.num_dets, found.exact & whole
 
 
-class SelectMasks(Float32Island):
-    """The mask of each detection's class.
-
-    Args:
-        head: ``FCNMaskHead``.
-    """
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.class_agnostic = bool(head.class_agnostic)
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return probabilities ``(B, M, h, w)``, 0 past the last detection; ``logits`` ``(B * M, C, h, w)``."""
-        logits = logits.float().reshape(*labels.shape, *logits.shape[1:])
-        real = labels >= 0
-        index = torch.zeros_like(labels) if self.class_agnostic else torch.where(real, labels, 0)
-        return select_class_masks(logits, index) * real[..., None, None]
-
-
 @register(ROI_HEADS, 'StandardRoIHead')
 class StandardRoIHead(nn.Module):
     """Faster R-CNN's box head and Mask R-CNN's mask head.
@@ -334,15 +315,18 @@ class MaskBranch(nn.Module):
         self.features = nn.ModuleList(
             RoIFeatures(extractor, options, 'roi_head.mask_roi_extractor') for extractor in extractors
         )
-        self.heads = nn.ModuleList(heads)
+        chosen = [MaskHead(head) for head in heads]
+        self.heads = nn.ModuleList(chosen)
         # of a mask, height and width
         self.size = int(extractors[0].roi_layers[0].output_size[0]) * int(heads[0].scale_factor or 1)
-        self.select = nn.ModuleList(SelectMasks(head) for head in heads)
+        self.select = nn.ModuleList(
+            SelectMasks(part.one_class or bool(head.class_agnostic)) for part, head in zip(chosen, heads, strict=True)
+        )
 
     def forward(self, features: Features, boxes: Tensor, labels: Tensor) -> Tensor:
         """Return ``(B, M, h, w)`` of boxes ``(B, M, 4)`` and labels ``(B, M)``."""
         masks = [
-            select(head(extract(features, boxes)), labels)
+            select(head(extract(features, boxes), labels), labels)
             for extract, head, select in zip(self.features, self.heads, self.select, strict=True)
         ]
         return masks[0] if len(masks) == 1 else torch.stack(masks).mean(0)
