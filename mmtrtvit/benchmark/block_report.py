@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mmtrtvit.benchmark.blocks import typical_share
-from mmtrtvit.benchmark.guidelines import Check, Guideline, guidelines
+from mmtrtvit.benchmark.guidelines import NETWORKS, Check, Guideline, guidelines
 from mmtrtvit.benchmark.report import charts, content, figures
 from mmtrtvit.benchmark.results import Results, Row
+from mmtrtvit.errors import UserError
 from mmtrtvit.fileio import atomic_write_text
 
-__all__ = ['draw_heat_map', 'guidelines_markdown', 'show_blocks', 'show_guidelines', 'show_notes', 'write_guidelines']
+__all__ = ['draw_heat_map', 'markdown', 'put_into', 'show_blocks', 'show_guidelines', 'show_notes']
 
 
 def block_rows_of(results: Results) -> list[Row]:
@@ -101,7 +102,7 @@ def show_notes(console: Console, results: Results) -> None:
     for note in results.noise:
         console.print(f'noisy: {note}', markup=False, soft_wrap=True)
     done = max((len(row.rounds_ms) for row in results.rows), default=0)
-    if done < results.rounds:
+    if results.interrupted or 0 < done < results.rounds:
         why = 'interrupted' if results.interrupted else 'the time limit (--limit) is reached'
         console.print(f'{why} after {done} of {results.rounds} rounds')
 
@@ -130,38 +131,112 @@ def _cells(check: Check, decides: bool) -> tuple[str, str, str, str]:
     return check.text, f'{middle:.3f}', f'{low:.3f}..{high:.3f}', check.verdict if decides else ''
 
 
-def guidelines_markdown(results: Results) -> str:
-    """The verdicts as Markdown, with the command and the conditions they hold for."""
-    first = results.rows[0]
-    facts = results.conditions['hardware']
-    device = facts.get('gpu') or f'{facts["cpu"]}, {facts["cores"]} cores'
+def markdown(results: Results) -> str:
+    """A run as Markdown: its conditions and command, the blocks, and, of a run of the guidelines, the verdicts."""
+    first, facts = results.rows[0], results.conditions['hardware']
+    packages = results.conditions['versions']
+    device = facts.get('gpu') if first.device != 'cpu' else ''
+    threads = f', {first.threads} threads' if first.threads else ''
+    done = max((len(row.rounds_ms) for row in results.rows), default=0)
     lines = [
-        f'{device}; {first.backend} {first.backend_version}, {first.precision}, batch {first.input_shape[0]}; '
-        f'{max((len(row.rounds_ms) for row in results.rows), default=0)} rounds; {results.date[:10]}.',
+        f'{device or facts["cpu"]}, {facts["cores"]} cores; {first.backend} {first.backend_version}, '
+        f'{first.precision}, batch {first.input_shape[0]}{threads}; {done} rounds of {results.calls} calls; '
+        f'mmtrtvit {packages["mmtrtvit"]}, torch {packages["torch"]}; {results.date[:10]}.',
         '',
-        f'    {results.command}',
+        '```',
+        results.command,
+        '```',
     ]
     if results.noise:
-        lines += ['', f'Noisy: {"; ".join(results.noise)}.']
-    for guideline in guidelines(results.rows):
+        lines += ['', f'The run was noisy: {"; ".join(results.noise)}.']
+    return '\n'.join([*lines, '', *_tables(results)]) + '\n'
+
+
+def _tables(results: Results) -> list[str]:
+    if networks_of(results):
+        return _verdict_lines(guidelines(results.rows), networks_of(results))
+    rows = block_rows_of(results)
+    kinds = list(dict.fromkeys(row.model for row in rows))
+    stages = sorted({int(row.extra['stage']) for row in rows})
+    sizes = {row.extra['stage']: f'{row.input_shape[2]}x{row.input_shape[3]}, C {row.extra["width"]}' for row in rows}
+    head = [f'stage {stage}: {sizes[stage]}' for stage in stages]
+    lines = []
+    for title, name, digits in (
+        ('ms of one block', 'block_ms', 3),
+        ('TeraFLOPS', 'teraflops', 4),
+        ('TeraParams', 'teraparams', 5),
+    ):
+        lines += [f'| {title} | {" | ".join(head)} |', f'|---|{"---:|" * len(stages)}']
+        for kind in kinds:
+            own = {row.extra['stage']: row for row in rows if row.model == kind}
+            cells = [_cell(own.get(stage), name, digits) for stage in stages]
+            lines.append(f'| {kind} | {" | ".join(cells)} |')
+        lines.append('')
+    missing = [f'{row.model}, stage {row.extra["stage"]}: {row.error}.' for row in rows if row.error]
+    return [*lines, *(f'- {note}' for note in missing)] if missing else lines[:-1]
+
+
+def _cell(row: Row | None, name: str, digits: int) -> str:
+    value = row.extra.get(name) if row is not None else None
+    return '' if value is None else f'{value:.{digits}f}'
+
+
+def _verdict_lines(found: Sequence[Guideline], networks: Sequence[Row]) -> list[str]:
+    lines = ['| backbone | depths | ms | M params | GFLOPs |', '|---|---|---:|---:|---:|']
+    for row in networks:
+        depths = '-'.join(map(str, row.extra.get('depths') or row.extra.get('num_layers') or []))
+        time = f'{row.latency.median_ms:.2f}' if row.latency else ''
+        facts = f'{(row.params or 0) / 1e6:.1f} | {row.gflops:.2f}' if row.gflops else ' | '
+        lines.append(f'| {row.model} | {depths} | {time} | {facts} |')
+    for guideline in found:
         lines += [
             '',
-            f'**{guideline.number}. {guideline.text}: {guideline.verdict}.**',
+            f'**{guideline.number}. {guideline.text}: {guideline.verdict}.** '
             f'Tested: {guideline.tested}. Not tested: {guideline.untested}.',
             '',
             '| ratio | median | p10..p90 | verdict |',
-            '|---|---|---|---|',
+            '|---|---:|---:|---|',
         ]
         for checks, decides in ((guideline.checks, True), (guideline.beside, False)):
             lines += [f'| {" | ".join(_cells(check, decides)).rstrip()} |' for check in checks]
-        lines += [''] if guideline.missing else []
-        lines += [f'Missing: {note}.' for note in guideline.missing]
-    return '\n'.join(lines) + '\n'
+        lines += ['', *(f'- Missing: {note}.' for note in guideline.missing)] if guideline.missing else []
+    return lines
 
 
-def write_guidelines(results: Results, path: Path) -> Path:
-    """Write the verdicts beside the results."""
-    return atomic_write_text(path, guidelines_markdown(results))
+def section_of(results: Results) -> str:
+    """Name of the marks in a document that a run belongs between: ``guidelines`` or ``blocks``.
+
+    Raises:
+        UserError: It is the run of a search.
+    """
+    networks = {row.model for row in networks_of(results)}
+    if networks and not networks & {network.name for network in NETWORKS}:
+        raise UserError('a search has no place in a document: take a run with --guidelines, or of blocks alone')
+    return 'guidelines' if networks else 'blocks'
+
+
+def put_into(results: Results, source: Path, document: Path) -> Path:
+    """Put a run between its marks in a document, ``<!-- blocks: begin -->`` and ``<!-- blocks: end -->``.
+
+    Args:
+        results: The run.
+        source: Its file, to be named.
+        document: A Markdown file; the heat map of blocks goes to ``images/blocks.png`` beside it.
+
+    Raises:
+        UserError: The marks are not there.
+        OSError: A file could not be written.
+    """
+    name = section_of(results)
+    begin, end = f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
+    head, found, rest = document.read_text(encoding='utf-8').partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f'{document}: has no marks "{begin}" and "{end}"')
+    text = f'Results: `{source.name}`. {markdown(results)}'
+    if name == 'blocks' and draw_heat_map(results, document.parent / 'images' / 'blocks.png'):
+        text += '\n![TeraFLOPS and TeraParams by block and stage](images/blocks.png)\n'
+    return atomic_write_text(document, f'{head}{begin}\n{text}{end}{tail}')
 
 
 def draw_heat_map(results: Results, path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmtrtvit.benchmark import guidelines as module
-from mmtrtvit.benchmark.block_report import guidelines_markdown
+from mmtrtvit.benchmark.block_report import markdown, put_into
 from mmtrtvit.benchmark.blocks import block_row
 from mmtrtvit.benchmark.guidelines import (
     NETWORKS,
@@ -23,9 +24,11 @@ from mmtrtvit.benchmark.guidelines import (
     verdict_of,
 )
 from mmtrtvit.benchmark.probes import Pace, Probe, Run, Setting
-from mmtrtvit.benchmark.results import Row, Timing
+from mmtrtvit.benchmark.results import Results, Row, Timing, read_results
 from mmtrtvit.benchmark.subjects import multiply_adds
+from mmtrtvit.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 SETTING = Setting('onnxruntime', 'fp32', (64, 64))
 KINDS = ('BottleNeck', 'Transformer', 'MixBlockA', 'MixBlockB', 'MixBlockC')
 
@@ -187,7 +190,45 @@ def test_the_whole_way_with_tiny_networks(tmp_path: Path, monkeypatch: pytest.Mo
     first = guidelines(run.results.rows)[0]
     assert [check.text for check in first.beside] == ['TeraFLOPS of MixNetV / ResNet']
     assert 0.05 < first.beside[0].numbers[1] < 20
-    text = guidelines_markdown(run.results)
+    text = markdown(run.results)
     assert '**1. Transformer blocks belong in late stages: unclear.**' in text
-    assert '    python x.py' in text
+    assert '```\npython x.py\n```' in text
     assert 'Not tested: the accuracy' in text
+
+
+def run_of(rows: list[Row]) -> Results:
+    facts = {'hardware': {'cpu': 'Example CPU', 'cores': 2}, 'versions': {'mmtrtvit': '1', 'torch': '2'}}
+    return Results('python tools/analyze_blocks.py', '2026-01-01T00:00:00+00:00', facts, 6, 1, 1, rows)
+
+
+def test_a_run_goes_into_a_document(tmp_path: Path) -> None:
+    document = tmp_path / 'a.md'
+    document.write_text('before\n<!-- blocks: begin -->\nold\n<!-- blocks: end -->\nafter\n')
+    rows = [row for row in paper() if row.part == 'block']
+    for _ in range(2):  # a second time changes nothing
+        put_into(run_of(rows), Path('x/file.json'), document)
+        text = document.read_text()
+        assert text.startswith('before\n<!-- blocks: begin -->\nResults: `file.json`. Example CPU, 2 cores')
+        assert text.endswith('<!-- blocks: end -->\nafter\n')
+        assert 'old' not in text
+        # 1 GFLOP in 10 / 4 ms, and the rounds are 0 to 5 % slower
+        assert re.search(r'\| Transformer \| 10.250 \| 5.125 \| 3.417 \| 2.562 \|', text)
+        assert '| Transformer | 0.0976 | 0.1951 | 0.2927 | 0.3902 |' in text
+    assert (tmp_path / 'images' / 'blocks.png').stat().st_size > 1000
+    with pytest.raises(UserError, match='has no marks "<!-- guidelines: begin -->"'):
+        put_into(run_of(paper()), Path('file.json'), document)
+    with pytest.raises(UserError, match='a search has no place'):
+        put_into(run_of([network('TRTViT 1-1-1-1', 3.0)]), Path('file.json'), document)
+
+
+@pytest.mark.parametrize('name', ['blocks', 'guidelines'])
+def test_the_document_says_what_the_kept_results_say(name: str, tmp_path: Path) -> None:
+    text = (ROOT / 'docs' / 'guidelines.md').read_text()
+    found = re.search(f'<!-- {name}: begin -->\nResults: `([^`]+)`', text)
+    if found is None:
+        pytest.skip(f'docs/guidelines.md holds no {name} yet')
+    copy = tmp_path / 'guidelines.md'
+    copy.write_text(text)
+    source = ROOT / 'benchmarks' / 'results' / found[1]
+    put_into(read_results(source), source, copy)
+    assert copy.read_text() == text

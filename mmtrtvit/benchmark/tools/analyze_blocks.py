@@ -21,23 +21,27 @@ from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.benchmark.block_kinds import KINDS, OWN_KINDS, WIDTHS, find_kind
 from mmtrtvit.benchmark.block_report import (
     draw_heat_map,
+    markdown,
+    put_into,
     show_blocks,
     show_guidelines,
     show_notes,
-    write_guidelines,
 )
 from mmtrtvit.benchmark.blocks import block_probes, block_rows, find_row
-from mmtrtvit.benchmark.guidelines import guidelines, network_probes
+from mmtrtvit.benchmark.guidelines import NETWORKS, guidelines, network_probes
 from mmtrtvit.benchmark.probes import SKIPPED, Pace, Probe, Run, Setting
 from mmtrtvit.benchmark.results import Results, read_results
 from mmtrtvit.benchmark.search import MAX_DEPTHS, Costs, Proposal, best_depths
 from mmtrtvit.benchmark.subjects import choose_device
 from mmtrtvit.benchmark.tools.benchmark import default_backend
 from mmtrtvit.deploy.backends import backend_names
+from mmtrtvit.fileio import atomic_write_text
 from mmtrtvit.models import ARCHS, TRTViT
 
 #: Without ``--kinds``: ours and the peers', one of each idea (PVT's is that of Twins-PCPVT, PVTv2's nearly so).
 DEFAULT_KINDS = tuple(name for name in KINDS if name not in ('PVT', 'PVTv2'))
+#: The backbones of the guidelines.
+NAMES = frozenset(network.name for network in NETWORKS)
 #: Columns of the tables where the output is no terminal.
 WIDTH = 140
 #: Height and width without ``--shape``.
@@ -278,7 +282,7 @@ def show(console: Console, results: Results, path: Path, judged: bool) -> None:
         picture = draw_heat_map(results, path.with_suffix('.png'))
         console.print(f'heat map: {picture}', markup=False, soft_wrap=True)
     if judged and results.rows:
-        verdicts = write_guidelines(results, path.with_suffix('.md'))
+        verdicts = atomic_write_text(path.with_suffix('.md'), markdown(results))
         console.print(f'verdicts: {verdicts}', markup=False, soft_wrap=True)
 
 
@@ -286,13 +290,18 @@ def show_file(argv: Sequence[str]) -> None:
     """``show FILE``: an earlier run again."""
     parser = argparse.ArgumentParser(prog='analyze_blocks.py show', description='Print an earlier run again.')
     parser.add_argument('file', help='results of this tool')
+    parser.add_argument('--into', metavar='DOCUMENT', help='put it into a Markdown file instead, between the marks '
+                        'for it, as in docs/guidelines.md')  # fmt: skip
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    path = Path(parser.parse_args(argv).file)
+    args = parser.parse_args(argv)
+    path = Path(args.file)
     results = read_results(path)
     if not any(row.part == 'block' for row in results.rows):
         raise UserError(f'{path}: no blocks were measured in it; tools/benchmark.py report renders other results')
-    judged = any(row.part == 'backbone' and 'budget_ms' not in row.extra for row in results.rows)
-    show(_console(), results, path, judged and not path.stem.endswith('search'))
+    if args.into:
+        print(put_into(results, path, Path(args.into)))
+        return
+    show(_console(), results, path, any(row.model in NAMES for row in results.rows))
 
 
 def _console() -> Console:
