@@ -68,10 +68,10 @@ def block_probes(
         widths: Channels of the four stages.
     """
     probes = []
-    for stage in stages:
+    for stage in dict.fromkeys(stages):
         height, width = stage_size(shape, stage)
-        for name in kinds:
-            kind, channels = find_kind(name), widths[stage]
+        channels = widths[stage]
+        for kind in {found.name: found for found in map(find_kind, kinds)}.values():
             for blocks in dict.fromkeys((depth, 1)):
                 probes.append(
                     Probe(

@@ -362,7 +362,7 @@ class Run:
         results.conditions['others_busy_cores'] = round(busy, 2) if self._busy else None
         noisy = [f'other processes kept {busy:.2g} of {cores()} cores busy during the rounds']
         results.noise = noisy if busy > BUSY * cores() else []
-        spread = [row for row in results.rows if row.noise]
+        spread = [row for row in results.rows if 'percentile' in row.noise]
         if spread:
             results.noise.append(f'{len(spread)} of {len(results.rows)} rows spread by more than {NOISY_SPREAD:.0%}')
         if self.path == Path():

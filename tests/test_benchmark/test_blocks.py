@@ -174,7 +174,7 @@ def test_a_real_run_of_two_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_pytorch_runs_the_same_stack(tmp_path: Path) -> None:
     run = Run(Setting('pytorch', 'fp32', (32, 32), batch=2, threads=1), Pace(2, 1), tmp_path)
-    assert run.measure(block_probes(['MixBlockC'], [3], (32, 32), 1, (64, 64, 64, 64)), block_rows)
+    assert run.measure(block_probes(['MixBlockC', 'mixblockc'], [3, 3], (32, 32), 1, (64, 64, 64, 64)), block_rows)
     (row,) = run.results.rows
     assert row.error == ''
     assert row.images_per_second is not None
