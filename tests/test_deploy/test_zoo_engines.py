@@ -9,7 +9,8 @@ import pytest
 
 from mmtrtvit.deploy.graphs import UnsupportedModelError
 from tests.test_deploy import zoo
-from tests.test_deploy.zoo import FULL, NAMES, TWINS_CLASSIFIER, Built, build_one
+from tests.test_configs.test_zoo import ZOO as NAMES
+from tests.test_deploy.zoo import FULL, Built, build_one
 
 pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed')
 
@@ -18,7 +19,7 @@ QUICK = (
     'trtvit/retinanet_trtvit-a.py', 'twins/retinanet_twins-svt-s.py',
     'trtvit/mask_rcnn_trtvit-a.py', 'twins/mask_rcnn_twins-svt-s.py',
     'trtvit/semantic_fpn_trtvit-a.py', 'twins/semantic_fpn_twins-svt-s.py',
-    'trtvit/trtvit-a_imagenet.py', TWINS_CLASSIFIER,
+    'trtvit/trtvit-a_imagenet.py', 'twins/twins-svt-s_imagenet.py',
 )  # fmt: skip
 
 

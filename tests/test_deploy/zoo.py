@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mmpretrain
 from mmengine.config import Config
 
 from mmtrtvit.apis.model import build_model
@@ -27,12 +26,8 @@ from mmtrtvit.deploy.exporter import ExportReport, export
 from mmtrtvit.deploy.graphs import DeployGraph, GraphOptions, build_graph
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from mmtrtvit.fileio import atomic_write_json
-from tests.test_configs.test_zoo import ZOO
 
 REPORT = 'MMTRTVIT_ZOO_REPORT'
-#: The zoo classifies with TRT-ViT only; Twins' own configs are mmpretrain's.
-TWINS_CLASSIFIER = 'mmpretrain::twins/twins-svt-small_8xb128_in1k.py'
-NAMES = (*ZOO, TWINS_CLASSIFIER)
 #: Height and width of the canvas by task: the smallest on which every stage of every backbone has several cells.
 SMALL = {'mmdet': (128, 128), 'mmseg': (128, 128), 'mmpretrain': (64, 64)}
 #: Twins-SVT-S with two blocks a stage, one of windows and one global.
@@ -81,16 +76,6 @@ class Built:
     engines: dict[str, BuildReport]
 
 
-def zoo_config(name: str) -> Config:
-    """A config of the zoo or, after ``mmpretrain::``, one of mmpretrain's own."""
-    if name.startswith('mmpretrain::'):
-        root = Path(mmpretrain.__file__ or '').parent / '.mim' / 'configs'
-        cfg = Config.fromfile(root / name.removeprefix('mmpretrain::'))
-        cfg.model.backbone.qkv_bias = True
-        return cfg
-    return Config.fromfile(CONFIG_ROOT / name)
-
-
 def build_one(
     name: str,
     folder: Path,
@@ -101,13 +86,13 @@ def build_one(
     """Export a model with random weights and build its engines; leaves a record where one is asked for.
 
     Args:
-        name: One of :data:`NAMES`.
+        name: Of a config of the zoo.
         folder: For the files.
         size: Height and width of the canvas; None for :data:`SMALL`.
         precisions: Of the engines.
         reduced: Fewer blocks in Twins and fewer rounds in NMS, each kind still there: a quarter of the time.
     """
-    cfg = zoo_config(name)
+    cfg = Config.fromfile(CONFIG_ROOT / name)
     if reduced and cfg.model.backbone.type.endswith('SVT'):
         cfg.model.backbone.arch = REDUCED_SVT
     height, width = size or SMALL[cfg.default_scope]
@@ -160,7 +145,7 @@ def _build(cfg: Config, folder: Path, height: int, width: int, precisions: tuple
 def _keep(record: Record) -> None:
     folder = os.environ.get(REPORT)
     if folder:
-        file = f'{record.model.replace("/", "_").replace("::", "_")}_{record.height}x{record.width}.json'
+        file = f'{record.model.replace("/", "_")}_{record.height}x{record.width}.json'
         atomic_write_json(Path(folder) / file, asdict(record))
 
 
