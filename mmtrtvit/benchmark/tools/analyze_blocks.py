@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                         'PVT and PVTv2; with --guidelines ours')  # fmt: skip
     parser.add_argument('--stages', nargs='+', type=int, choices=(1, 2, 3, 4), default=[1, 2, 3, 4], metavar='STAGE',
                         help='1 to 4: strides 4, 8, 16, 32 (all)')  # fmt: skip
-    parser.add_argument('--depth', type=int, default=4, help='blocks of the deep stack (4); 1 measures a single block '
+    parser.add_argument('--depth', type=int, default=3, help='blocks of the deep stack (3); 1 measures a single block '
                         'with all that an engine pays once')  # fmt: skip
     parser.add_argument(
         '--channels',
