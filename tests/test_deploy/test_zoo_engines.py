@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmtrtvit.deploy.graphs import UnsupportedModelError
-from tests.test_deploy import zoo
 from tests.test_configs.test_zoo import ZOO as NAMES
+from tests.test_deploy import zoo
 from tests.test_deploy.zoo import FULL, Built, build_one
 
 pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed')
