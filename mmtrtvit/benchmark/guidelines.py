@@ -200,7 +200,7 @@ def _late_transformers(rows: Sequence[Row]) -> Guideline:
     for stage, gap in gaps.items():
         if 3 in gaps and stage < 3:
             ratios = [late / early for late, early in zip(gaps[3], gap, strict=False)]
-            found.checks.append(Check(f'that ratio in stage 4 / in stage {stage + 1}', ratios))
+            found.checks.append(Check(f'TeraFLOPS of Transformer / BottleNeck: stage 4 over stage {stage + 1}', ratios))
     plain = _network(rows, 'ResNet')
     for network in BY_STAGE[1:]:
         row = _network(rows, network.name)
