@@ -22,7 +22,7 @@ from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, now, versions
 from mmtrtvit.benchmark.results import NOISY_SPREAD, Results, Row, Timing, write_results
 from mmtrtvit.benchmark.run import BUSY, file_name
-from mmtrtvit.benchmark.subjects import MODULE_BACKENDS, Subject, _note_build, _wrap, multiply_adds
+from mmtrtvit.benchmark.subjects import MODULE_BACKENDS, Subject, multiply_adds, note_build, wrap_module
 from mmtrtvit.benchmark.timing import Measured, Sample, interleave, stopwatch
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy.backends import Runner, get_backend
@@ -187,7 +187,7 @@ def prepare(probe: Probe, setting: Setting, row: Row, folder: Path, progress: Ca
         image = graph.example_input()
         row.gflops = multiply_adds(graph, image) / setting.batch / 1e9
     if setting.backend in MODULE_BACKENDS:
-        runner: Runner = _wrap(backend, graph, image, setting)  # type: ignore[arg-type]  # has what it reads of a job
+        runner: Runner = wrap_module(backend, graph, image, setting)
     else:
         progress('exporting')
         onnx = _export(graph, folder, setting.precision)
@@ -195,7 +195,7 @@ def prepare(probe: Probe, setting: Setting, row: Row, folder: Path, progress: Ca
         gc.collect()  # the exporter leaves the weights in circles
         progress(f'building with {setting.backend}')
         engine = folder / f'engine{backend.engine_suffix}'
-        _note_build(row, backend.build(onnx, engine, replace(options.build, precision=setting.precision)))
+        note_build(row, backend.build(onnx, engine, replace(options.build, precision=setting.precision)))
         available = backend.availability()
         if not available.can_run:
             raise UserError(f'built, not run: {available.no_run}')

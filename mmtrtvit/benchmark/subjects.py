@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.config import Config
@@ -32,7 +32,17 @@ from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.precision import to_fp16, to_int8
 from mmtrtvit.deploy.steps import checkpoint_sha256
 
-__all__ = ['MODULE_BACKENDS', 'Job', 'Subject', 'choose_device', 'new_row', 'prepare']
+__all__ = [
+    'MODULE_BACKENDS',
+    'Job',
+    'Placing',
+    'Subject',
+    'choose_device',
+    'new_row',
+    'note_build',
+    'prepare',
+    'wrap_module',
+]
 
 #: Backends that run the module itself, without an engine file.
 MODULE_BACKENDS = ('pytorch', 'torch-compile', 'cudagraph')
@@ -168,7 +178,7 @@ def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = 
         row.params = sum(parameter.numel() for parameter in graph.parameters())
         row.gflops = multiply_adds(graph, image) / job.batch / 1e9
     if job.backend in MODULE_BACKENDS:
-        load: Callable[[], Runner] = lambda: _wrap(backend, graph, image, job)  # noqa: E731
+        load: Callable[[], Runner] = lambda: wrap_module(backend, graph, image, job)  # noqa: E731
         scopes: Callable[[], dict[str, str]] = dict
     else:
         progress('exporting')
@@ -176,7 +186,7 @@ def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = 
         progress(f'building with {job.backend}')
         engine = folder / f'engine{backend.engine_suffix}'
         report = backend.build(onnx, engine, replace(options.build, precision=job.precision))
-        _note_build(row, report)
+        note_build(row, report)
         row.build_seconds = time.perf_counter() - begin
         available = backend.availability()
         if not available.can_run:
@@ -239,7 +249,8 @@ def _export(graph: DeployGraph, folder: Path, job: Job, image: torch.Tensor) -> 
     return lowered
 
 
-def _note_build(row: Row, report: BuildReport) -> None:
+def note_build(row: Row, report: BuildReport) -> None:
+    """Enter what was built."""
     row.nodes = report.onnx_nodes
     row.layers = report.layers if report.precision_source != 'graph' else None
     row.engine_bytes = report.engine_bytes
@@ -270,7 +281,28 @@ class _Half(nn.Module):
             return self.graph(image)
 
 
-def _wrap(backend: Backend, graph: DeployGraph, image: torch.Tensor, job: Job) -> Runner:
+class Placing(Protocol):
+    """What :func:`wrap_module` reads of a job."""
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``fp16``."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda:0``."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads; None for PyTorch's choice."""
+
+
+def wrap_module(backend: Backend, graph: DeployGraph, image: torch.Tensor, job: Placing) -> Runner:
+    """Make a runner of a graph for one of :data:`MODULE_BACKENDS`.
+
+    Raises:
+        UserError: PyTorch does not have that precision there.
+    """
     if job.precision == 'int8':
         raise UserError(f'{job}: PyTorch has no int8 form of the model: take onnxruntime or tensorrt')
     if job.precision == 'fp16' and job.device == 'cpu':
