@@ -64,7 +64,7 @@ def test_layers_find_their_part_by_any_name_a_backend_gives_them() -> None:
     }  # fmt: skip
     names = {
         'node_conv': 'backbone', 'relu_1_nchwc': 'neck', 'fused node_Gemm_7': 'heads', 'node_nms': 'NMS',
-        '[node_grid + node_unknown]': 'RoIAlign', 'node_mask': 'mask head', 'ReorderInput_3': 'other',
+        '[node_grid + node_unknown]': 'RoIAlign', 'node_mask/MatMulAddFusion': 'mask head', 'ReorderInput_3': 'other',
     }  # fmt: skip
     costs = [LayerCost(name, '', 2.0**number, 0.0) for number, name in enumerate(names)]
     found = breakdown(costs, scopes)
