@@ -55,7 +55,11 @@ def cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of mmtrtvit, Python, the system and every installed package of :data:`PACKAGES`."""
-    found = {'mmtrtvit': __version__, 'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}'}
+    found = {
+        'mmtrtvit': __version__,
+        'python': platform.python_version(),
+        'system': f'{platform.system()} {platform.machine()}',
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
