@@ -57,8 +57,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=20, help='how often everything is measured (20)')
     parser.add_argument('--warmup', type=int, default=2, help='calls of each before the first round (2)')
     parser.add_argument('--calls', type=int, help='calls in a row within a round; default: 1 on a CPU, 20 on a GPU')
-    parser.add_argument('--limit', type=float, default=3, metavar='MINUTES',
-                        help='no new round begins after this; at least one is measured (3)')  # fmt: skip
+    parser.add_argument('--limit', type=float, default=2, metavar='MINUTES',
+                        help='no new round begins after this; at least one is measured (2)')  # fmt: skip
     parser.add_argument('--threads', type=int, help="CPU threads; default: the backend's choice")
     parser.add_argument('--device', help='cpu or cuda:0; default: the GPU where the backend can run on it')
     parser.add_argument('--copies', action='store_true', help='time copying to and from the GPU too')
