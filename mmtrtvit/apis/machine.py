@@ -65,6 +65,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    found['torch'] = torch.__version__  # tells the build too, as in 2.14.1+cu130
     if torch.version.cuda and torch.cuda.is_available():
         found['cuda'] = torch.version.cuda
         found['cudnn'] = str(torch.backends.cudnn.version())

@@ -123,7 +123,7 @@ def test_too_little_disk_is_said_before_anything_is_installed(
 
 def test_a_second_call_does_nothing(setup_env: ModuleType, commands: list[str]) -> None:
     setup_env.main()
-    assert any('-e .[dev,rtx]' in command for command in commands)
+    assert any('-e .[dev,rtx,benchmark]' in command for command in commands)
     commands.clear()
     setup_env.main()
     assert commands == []
@@ -143,7 +143,7 @@ def test_an_interrupted_call_is_taken_up_again(
     monkeypatch.setattr(setup_env, 'install', install)
     commands.clear()
     setup_env.main()
-    assert any('-e .[dev,rtx]' in command for command in commands)
+    assert any('-e .[dev,rtx,benchmark]' in command for command in commands)
 
 
 def add_config(root: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_changed_is_installed_again(
     commands.clear()
     change(Path(setup_env.ROOT))
     setup_env.main()
-    assert any('-e .[dev,rtx]' in command for command in commands)
+    assert any('-e .[dev,rtx,benchmark]' in command for command in commands)
 
 
 def test_a_half_made_environment_is_made_anew(setup_env: ModuleType, commands: list[str]) -> None:
