@@ -110,7 +110,7 @@ def stack_of(kind: str, width: int, stage: int, depth: int) -> Stack:
         raise UserError(f"{kind}: {error}; pip install 'mmtrtvit[benchmark]'") from error
     except (AssertionError, ValueError) as error:
         raise UserError(f'{kind}: no block of {width} channels: {error}') from error
-    stack = Stack(blocks, found.layout).eval()
+    stack = Stack(blocks, found.layout).eval()  # BatchNorm is folded with its running statistics
     fuse_conv_bn(stack)
     for module in list(stack.modules()):
         if isinstance(module, TransformerLayer):

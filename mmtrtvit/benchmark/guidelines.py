@@ -63,7 +63,7 @@ class Network:
             return TRTViT(self.arch()).switch_to_deploy()
         from mmdet.models.backbones.pvt import PyramidVisionTransformer
 
-        return PyramidVisionTransformer(num_layers=list(self.depths), out_indices=(3,)).eval()
+        return PyramidVisionTransformer(num_layers=list(self.depths), out_indices=(3,))
 
     def scores(self, shape: tuple[int, int]) -> float:
         """Entries of its largest attention matrix, of one image."""

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -246,19 +246,17 @@ def read_results(path: str | os.PathLike[str]) -> Results:
             'read it with the version that wrote it (conditions.versions.mmtrtvit)'
         )
     try:
-        return _read(Results, values, '')
+        results: Results = _read(Results, values, '')
     except ValueError as error:
         raise UserError(f'{path}: {error}') from error
+    return results
 
 
-_T = TypeVar('_T')
-
-
-def _read(kind: type[_T], values: Any, where: str) -> _T:
+def _read(kind: Any, values: Any, where: str) -> Any:
     """Fill a dataclass, checking names and types all the way down."""
     if not isinstance(values, Mapping):
         raise ValueError(f'{where or "the file"} is not an object but {values!r}')
-    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    known = {entry.name: entry for entry in fields(kind)}
     prefix = f'{where}.' if where else ''
     for name in values:
         if name not in known:
@@ -278,7 +276,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     kind = next(option for option in options if option is not type(None))
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if is_dataclass(kind):
-        return _read(typing.cast('type[Any]', kind), value, where)
+        return _read(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):

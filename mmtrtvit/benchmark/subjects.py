@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,7 +180,7 @@ def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = 
         row.params = sum(parameter.numel() for parameter in graph.parameters())
         row.gflops = multiply_adds(graph, image) / job.batch / 1e9
     if job.backend in MODULE_BACKENDS:
-        load: Callable[[], Runner] = lambda: wrap_module(backend, graph, image, job)  # noqa: E731
+        load: Callable[[], Runner] = partial(wrap_module, backend, graph, image, job)
         scopes: Callable[[], dict[str, str]] = dict
     else:
         progress('exporting')
@@ -194,8 +195,8 @@ def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = 
             raise UserError(f'built, not run: {available.no_run}')
         threads = options.load if job.threads is None else replace(options.load, threads=job.threads)
         wanted = threads if job.backend == 'onnxruntime' else options.load
-        load = lambda: backend.load(engine, job.device, require_card=False, options=wanted)  # noqa: E731
-        scopes = lambda: scopes_of(onnx)  # noqa: E731
+        load = partial(backend.load, engine, job.device, require_card=False, options=wanted)
+        scopes = partial(scopes_of, onnx)
         del model, graph
     progress('loading')
     feed = {INPUT: image.to(job.device)}

@@ -165,10 +165,11 @@ class Projection(nn.Conv2d):
     def __init__(self, linear: nn.Linear, row_scale: torch.Tensor | None = None) -> None:
         super().__init__(linear.in_features, linear.out_features, 1, device=linear.weight.device)
         self.to(linear.weight.dtype)
+        assert self.bias is not None  # a Conv2d has one by default
         scale = torch.ones_like(linear.bias) if row_scale is None else row_scale.to(linear.bias)
         with torch.no_grad():
             self.weight.copy_((linear.weight * scale[:, None])[:, :, None, None])
-            self.bias.copy_(linear.bias * scale)  # type: ignore[union-attr]
+            self.bias.copy_(linear.bias * scale)
         self.requires_grad_(linear.weight.requires_grad)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -93,7 +93,7 @@ def spread_pixels(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
         conv.weight.copy_(deconv.weight.flatten(1).transpose(0, 1)[..., None, None])
         if conv.bias is not None and deconv.bias is not None:
             conv.bias.copy_(deconv.bias.repeat_interleave(patch))
-    return conv.to(deconv.weight).eval()
+    return conv.to(deconv.weight)
 
 
 def _is_spreading(layer: Any) -> bool:
