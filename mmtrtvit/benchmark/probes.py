@@ -23,7 +23,7 @@ from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, now, versio
 from mmtrtvit.benchmark.results import NOISY_SPREAD, Results, Row, Timing, write_results
 from mmtrtvit.benchmark.run import BUSY, file_name
 from mmtrtvit.benchmark.subjects import MODULE_BACKENDS, Subject, multiply_adds, note_build, wrap_module
-from mmtrtvit.benchmark.timing import Measured, Sample, interleave, stopwatch
+from mmtrtvit.benchmark.timing import Measured, Sample, interleave, reason, stopwatch
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy.backends import Runner, get_backend
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
@@ -313,7 +313,7 @@ class Run:
                     try:
                         subjects[probe.name] = prepare(probe, self.setting, own[probe.name], Path(engines), report)
                     except Exception as error:  # one that fails is a row, and the others go on
-                        own[probe.name].error = str(error) or type(error).__name__
+                        own[probe.name].error = reason(error)
                 self._rounds(subjects, own, rows_of)
             except KeyboardInterrupt:
                 self.results.interrupted = True

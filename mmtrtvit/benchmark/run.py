@@ -12,7 +12,7 @@ from typing import Any
 from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, now, versions
 from mmtrtvit.benchmark.results import NOISY_SPREAD, Ratio, Results, Row, Timing, write_results
 from mmtrtvit.benchmark.subjects import Job, Subject, new_row, prepare
-from mmtrtvit.benchmark.timing import Measured, interleave
+from mmtrtvit.benchmark.timing import Measured, interleave, reason
 
 __all__ = ['compare', 'file_name', 'measure']
 
@@ -104,7 +104,7 @@ def _prepare(
     try:
         subjects[name] = prepare(job, row, folder, progress)
     except Exception as error:  # a model that fails is a row, and the others go on
-        row.error = str(error) or type(error).__name__
+        row.error = reason(error)
 
 
 def _keep(results: Results, measured: Measured, baseline: str, path: Path) -> None:

@@ -9,7 +9,9 @@ from statistics import median
 
 import torch
 
-__all__ = ['Measured', 'Sample', 'interleave', 'stopwatch']
+from mmtrtvit.errors import UserError
+
+__all__ = ['Measured', 'Sample', 'interleave', 'reason', 'stopwatch']
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Measured:
         if device:
             return [median(sample.device_ms or 0.0 for sample in turn) for turn in turns]
         return [median(sample.wall_ms for sample in turn) for turn in turns]
+
+
+def reason(error: Exception) -> str:
+    """Why a row has no measurement: a message to the user as it is, anything else with its kind."""
+    return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 
 def stopwatch(call: Callable[[], object], device: torch.device) -> Callable[[], Sample]:
@@ -124,7 +131,7 @@ def interleave(
                 try:
                     turns[name] = [call() for _ in range(calls if number else warmup)]
                 except Exception as error:  # whatever a model or a backend raises is a row, not the end of the run
-                    found.errors[name] = f'{type(error).__name__}: {error}'
+                    found.errors[name] = reason(error)
         except KeyboardInterrupt:
             found.interrupted = True
             break

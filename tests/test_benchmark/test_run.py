@@ -250,7 +250,7 @@ def test_ctrl_c_before_the_rounds(jobs: list[Job], tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, 'prepare', fake.prepare)
     found, path = measure(jobs, tmp_path / 'out', rounds=2)
     assert found.interrupted
-    assert [row.error for row in found.rows] == ['no head', 'interrupted before it was measured']
+    assert [row.error for row in found.rows] == ['ValueError: no head', 'interrupted before it was measured']
     assert list((tmp_path / 'out').iterdir()) == [path]
 
 
