@@ -93,7 +93,8 @@ setup(
         'deploy': DEPLOY,
         'rtx': [*DEPLOY, 'tensorrt-rtx-cu13-bindings>=1.7', 'tensorrt-rtx-cu13-libs>=1.7'],
         'tensorrt': [*DEPLOY, 'tensorrt>=10.12'],
-        'benchmark': [*DEPLOY, 'timm>=1.0.12', 'matplotlib>=3.7', 'jinja2>=3.1'],  # Next-ViT and RegNetY are timm's
+        # Next-ViT and RegNetY are timm's
+        'benchmark': [*DEPLOY, 'timm>=1.0.12', 'matplotlib>=3.7', 'jinja2>=3.1', 'scipy>=1.9'],
         'dev': [
             'pytest>=8',
             'pytest-xdist>=3.6',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,8 +111,10 @@ def show_notes(console: Console, results: Results) -> None:
 def show_guidelines(console: Console, found: Sequence[Guideline]) -> None:
     """Print the verdicts with their numbers."""
     for guideline in found:
-        table = Table('ratio', 'median', 'p10..p90', 'verdict', title=f'{guideline.number}. {guideline.text}')
-        for column in table.columns[1:3]:
+        table = Table(
+            'ratio', 'median', 'p10..p90', 'median at 95 %', 'verdict', title=f'{guideline.number}. {guideline.text}'
+        )
+        for column in table.columns[1:4]:
             column.justify, column.no_wrap = 'right', True
         for checks, decides in ((guideline.checks, True), (guideline.beside, False)):
             for check in checks:
@@ -126,9 +129,10 @@ def show_guidelines(console: Console, found: Sequence[Guideline]) -> None:
             console.print(f'missing: {note}', markup=False, soft_wrap=True)
 
 
-def _cells(check: Check, decides: bool) -> tuple[str, str, str, str]:
+def _cells(check: Check, decides: bool) -> tuple[str, str, str, str, str]:
     low, middle, high = check.numbers
-    return check.text, f'{middle:.3f}', f'{low:.3f}..{high:.3f}', check.verdict if decides else ''
+    sure = 'too few rounds' if math.isnan(check.interval[0]) else '{:.3f}..{:.3f}'.format(*check.interval)
+    return check.text, f'{middle:.3f}', f'{low:.3f}..{high:.3f}', sure, check.verdict if decides else ''
 
 
 def markdown(results: Results) -> str:
@@ -194,8 +198,8 @@ def _verdict_lines(found: Sequence[Guideline], networks: Sequence[Row]) -> list[
             f'**{guideline.number}. {guideline.text}: {guideline.verdict}.** '
             f'Tested: {guideline.tested}. Not tested: {guideline.untested}.',
             '',
-            '| ratio | median | p10..p90 | verdict |',
-            '|---|---:|---:|---|',
+            '| ratio | median | p10..p90 | median at 95 % | verdict |',
+            '|---|---:|---:|---:|---|',
         ]
         for checks, decides in ((guideline.checks, True), (guideline.beside, False)):
             lines += [f'| {" | ".join(_cells(check, decides)).rstrip()} |' for check in checks]

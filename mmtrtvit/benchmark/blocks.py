@@ -15,7 +15,7 @@ neighbours in time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -87,11 +87,11 @@ def block_probes(
     return probes
 
 
-def block_rows(measured: Mapping[str, Row]) -> list[Row]:
+def block_rows(measured: Sequence[Row]) -> list[Row]:
     """One row for each kind and stage, of the rows of its two stacks; rows of other parts are left out."""
     deepest: dict[tuple[str, int], Row] = {}
     single: dict[tuple[str, int], Row] = {}
-    for row in measured.values():
+    for row in measured:
         if row.part != 'block':
             continue
         key = row.model, int(row.extra['stage'])

@@ -1,20 +1,20 @@
-"""One run: every job prepared, all of them measured in interleaved rounds, each a row whatever comes of it."""
+"""One run: everything prepared, all of it measured in interleaved rounds, each a row whatever comes of it."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, now, versions
 from mmtrtvit.benchmark.results import NOISY_SPREAD, Ratio, Results, Row, Timing, write_results
-from mmtrtvit.benchmark.subjects import Job, Subject, new_row, prepare
+from mmtrtvit.benchmark.subjects import Step, Subject
 from mmtrtvit.benchmark.timing import Measured, interleave, reason
 
-__all__ = ['compare', 'file_name', 'measure']
+__all__ = ['Entry', 'Pace', 'Progress', 'Run', 'compare', 'file_name']
 
 #: Cores that other processes may keep busy, as a share of all, before a run is called noisy.
 BUSY = 0.05
@@ -23,119 +23,191 @@ Progress = Callable[[str, int, int], None]
 """``progress(what, done, of)``."""
 
 
-def measure(
-    jobs: Sequence[Job],
-    folder: Path,
-    *,
-    rounds: int,
-    warmup: int = 2,
-    calls: int = 1,
-    limit_s: float | None = None,
-    baseline: str = '',
-    breakdown: bool = True,
-    command: str = '',
-    progress: Progress = lambda what, done, of: None,
-) -> tuple[Results, Path]:
-    """Measure jobs and keep the results on disk, from the first round on.
+@dataclass(frozen=True)
+class Pace:
+    """How often is measured.
+
+    Attributes:
+        rounds: Interleaved rounds.
+        warmup: Calls of each before the first round, thrown away.
+        calls: Calls of each in a round.
+        limit_s: No new round begins after this many seconds; at least one is measured.
+    """
+
+    rounds: int = 20
+    warmup: int = 2
+    calls: int = 1
+    limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a run measures.
+
+    Attributes:
+        name: As shown.
+        row: What is known before; filled as the run goes on.
+        prepare: Makes it ready to be timed, with its files in a folder of its own.
+    """
+
+    name: str
+    row: Row
+    prepare: Callable[[Path, Step], Subject]
+
+
+@dataclass
+class Run:
+    """One file of results in the making.
 
     Args:
-        jobs: What to measure; jobs of one part, backend, precision, shape and batch are compared.
-        folder: For the results' file; engines go to a temporary folder in it.
-        rounds: How often every job is measured.
-        warmup: Calls of each before the first round, thrown away.
-        calls: Calls of a job in a round.
-        limit_s: No new round begins after this many seconds.
-        baseline: Name or backbone of the model that the others are compared with; '' for none.
-        breakdown: Whether to ask the backends where an end-to-end model spends its time, after the rounds.
+        pace: How often is measured.
+        folder: For the file; engines go to a temporary folder in it.
+        device: ``cpu`` or ``cuda:0``; whose clocks are recorded.
         command: The command line, for the record.
+        suffix: What the file's name ends with, such as ``_blocks``.
         progress: Called with what begins, and how far the run is.
+        rows_of: All rows measured so far to those of the file, which may be derived from them; after each round.
 
-    Returns:
-        The results and their file. A job that failed is a row with its error. Ctrl-C keeps what was measured;
-        ``results.interrupted`` tells.
+    Attributes:
+        results: What is there so far.
+        path: The file, written after each round.
+        measured: The rows of all entries.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    device = next((job.device for job in jobs if job.device != 'cpu'), 'cpu')
-    conditions: dict[str, Any] = {'hardware': hardware(device), 'versions': versions(), 'before': clocks(device)}
-    results = Results(command, now(), conditions, rounds, warmup, calls, [new_row(job) for job in jobs])
-    path = _free(folder / file_name(results))
-    subjects: dict[str, Subject] = {}
-    with tempfile.TemporaryDirectory(prefix='.engines-', dir=folder) as engines:
-        try:
-            for number, (job, row) in enumerate(zip(jobs, results.rows, strict=True)):
-                place = Path(engines) / str(number)
-                place.mkdir()
-                report = partial(_report_step, progress, job, number, len(jobs))
-                _prepare(subjects, str(number), job, row, place, report)
-        except KeyboardInterrupt:
-            results.interrupted = True
-            for row in results.rows:
-                row.error = row.error or 'interrupted before it was measured'
-            write_results(results, path)
-            return results, path
-        activity = Activity.begin()
-        measured = interleave(
-            {name: subject.call for name, subject in subjects.items()},
-            rounds=rounds,
-            warmup=warmup,
-            calls=calls,
-            limit_s=limit_s,
-            progress=lambda name, number: progress(f'{jobs[int(name)]}: round {number}', number, rounds),
-            after_round=lambda found: _keep(results, found, baseline, path),
+
+    pace: Pace
+    folder: Path
+    device: str = 'cpu'
+    command: str = ''
+    suffix: str = ''
+    progress: Progress = lambda what, done, of: None
+    rows_of: Callable[[Sequence[Row]], list[Row]] = list
+    results: Results = field(init=False)
+    path: Path = field(init=False, default=Path())
+    measured: list[Row] = field(init=False, default_factory=list)
+    _busy: list[float] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        conditions = {'hardware': hardware(self.device), 'versions': versions(), 'before': clocks(self.device)}
+        pace = self.pace
+        self.results = Results(self.command, now(), conditions, pace.rounds, pace.warmup, pace.calls)
+
+    def measure(self, entries: Sequence[Entry], breakdown: bool = False) -> bool:
+        """Prepare everything, measure it in interleaved rounds, and keep the results on disk.
+
+        One that fails is a row with its error. Ctrl-C keeps what was measured; ``results.interrupted`` tells.
+
+        Args:
+            entries: What to measure; those of earlier calls are measured no more, but their rows stay.
+            breakdown: Whether to ask the backends where an end-to-end model spends its time, after the rounds.
+
+        Returns:
+            Whether it went to its end; False after Ctrl-C.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.measured += [entry.row for entry in entries]
+        subjects: dict[int, Subject] = {}
+        with tempfile.TemporaryDirectory(prefix='.engines-', dir=self.folder) as engines:
+            try:
+                for number, entry in enumerate(entries):
+                    place = Path(engines) / str(number)
+                    place.mkdir()
+                    try:
+                        subjects[number] = entry.prepare(place, partial(self._step, entry, number, len(entries)))
+                    except Exception as error:  # one that fails is a row, and the others go on
+                        entry.row.error = reason(error)
+                self._rounds(entries, subjects)
+                if breakdown and not self.results.interrupted:
+                    self._break_down(entries, subjects)
+            except KeyboardInterrupt:
+                self.results.interrupted = True
+            finally:
+                for subject in subjects.values():
+                    subject.close()
+        if self.results.interrupted:
+            for entry in entries:
+                entry.row.error = entry.row.error or ('' if entry.row.wall else 'interrupted before it was measured')
+        self.keep()
+        return not self.results.interrupted
+
+    def _step(self, entry: Entry, done: int, of: int, step: str) -> None:
+        self.progress(f'{entry.name}: {step}', done, of)
+
+    def _rounds(self, entries: Sequence[Entry], subjects: dict[int, Subject]) -> None:
+        activity, pace = Activity.begin(), self.pace
+
+        def after_round(found: Measured) -> None:
+            for number in subjects:
+                _fill(entries[number].row, found, str(number))
+            self.keep()
+
+        found = interleave(
+            {str(number): subject.call for number, subject in subjects.items()},
+            rounds=pace.rounds,
+            warmup=pace.warmup,
+            calls=pace.calls,
+            limit_s=pace.limit_s,
+            progress=lambda name, number: self.progress(
+                f'{entries[int(name)].name}: round {number}', number, pace.rounds
+            ),
+            after_round=after_round,
         )
-        conditions['after'] = clocks(device)
-        conditions['others_busy_cores'] = _rounded(activity.others())
-        _keep(results, measured, baseline, path)
-        if breakdown and not measured.interrupted:
-            _break_down(subjects, jobs, progress)
-        for subject in subjects.values():
-            subject.close()
-    write_results(results, path)
-    return results, path
+        self.results.interrupted = found.interrupted
+        self.results.conditions['after'] = clocks(self.device)
+        busy = activity.others()
+        self._busy += [] if busy is None else [busy]
+        after_round(found)  # also what failed in a round that was not whole
+
+    def _break_down(self, entries: Sequence[Entry], subjects: dict[int, Subject]) -> None:
+        ends = [number for number in subjects if entries[number].row.part == 'end2end']
+        chosen = [number for number in ends if entries[number].row.wall and not entries[number].row.error]
+        for done, number in enumerate(chosen):
+            self._step(entries[number], done, len(chosen), 'where its time goes')
+            costs = subjects[number].costs()
+            entries[number].row.breakdown = costs and {part: round(value, 4) for part, value in costs.items()}
+
+    def keep(self) -> None:
+        """Write what there is."""
+        results = self.results
+        results.rows = self.rows_of(self.measured)
+        busy = max(self._busy, default=0.0)
+        results.conditions['others_busy_cores'] = round(busy, 2) if self._busy else None
+        noisy = [f'other processes kept {busy:.2g} of {cores()} cores busy during the rounds']
+        results.noise = noisy if busy > BUSY * cores() else []
+        spread = [row for row in results.rows if 'percentile' in row.noise]
+        if spread:
+            results.noise.append(f'{len(spread)} of {len(results.rows)} rows spread by more than {NOISY_SPREAD:.0%}')
+        if self.path == Path():
+            name = Path(file_name(results))
+            self.path = _free(self.folder / f'{name.stem}{self.suffix}{name.suffix}')
+        write_results(results, self.path)
 
 
-def _report_step(progress: Progress, job: Job, done: int, of: int, step: str) -> None:
-    progress(f'{job}: {step}', done, of)
+def _fill(row: Row, found: Measured, name: str) -> None:
+    """Enter what the rounds gave."""
+    row.error = row.error or found.errors.get(name, '')
+    walls, devices = found.walls(name), found.devices(name)
+    if not walls:
+        return
+    row.wall = Timing.of(walls)
+    row.device_time = Timing.of(devices) if devices else None
+    row.rounds_ms = [round(value, 4) for value in found.rounds(name, device=bool(devices))]
+    row.images_per_second = 1000 * row.input_shape[0] / row.wall.median_ms
+    spread = (row.latency or row.wall).spread
+    notes = [note for note in row.noise.split('; ') if note and 'percentile' not in note]
+    if spread > NOISY_SPREAD:
+        notes.append(f'the 10th and 90th percentile lie {spread:.0%} of the median apart')
+    row.noise = '; '.join(notes)
 
 
-def _prepare(
-    subjects: dict[str, Subject], name: str, job: Job, row: Row, folder: Path, progress: Callable[[str], None]
-) -> None:
-    try:
-        subjects[name] = prepare(job, row, folder, progress)
-    except Exception as error:  # a model that fails is a row, and the others go on
-        row.error = reason(error)
-
-
-def _keep(results: Results, measured: Measured, baseline: str, path: Path) -> None:
-    """Fill the rows with what is measured and write them."""
-    results.interrupted = measured.interrupted
-    for number, row in enumerate(results.rows):
-        name = str(number)
-        row.error = row.error or measured.errors.get(name, '')
-        walls, devices = measured.walls(name), measured.devices(name)
-        if not walls:
-            if name in measured.samples and not row.error and measured.interrupted:
-                row.error = 'interrupted before it was measured'
-            continue
-        row.wall = Timing.of(walls)
-        row.device_time = Timing.of(devices) if devices else None
-        row.rounds_ms = [round(value, 4) for value in measured.rounds(name, device=bool(devices))]
-        row.images_per_second = 1000 * row.input_shape[0] / row.wall.median_ms
-        spread = f'the 10th and 90th percentile lie {(row.latency or row.wall).spread:.0%} of the median apart'
-        noisy = [note for note in row.noise.split('; ') if note and 'percentile' not in note]
-        row.noise = '; '.join([*noisy, *([spread] if (row.latency or row.wall).spread > NOISY_SPREAD else [])])
-    compare(results.rows, baseline)
-    results.noise = _noise(results)
-    write_results(results, path)
-
-
-def compare(rows: Sequence[Row], baseline: str) -> None:
+def compare(rows: Sequence[Row], baseline: str) -> list[Row]:
     """Give each row its ratio to the baseline of the same part, backend, precision, shape and threads.
 
     Args:
         rows: Of one run.
-        baseline: Name of a model, or of a backbone, which then means the model of the row's own task.
+        baseline: Name of a model, or of a backbone, which then means the model of the row's own task; '' for none.
+
+    Returns:
+        The rows.
     """
     for row in rows:
         near = [other for other in rows if other.setting == row.setting and other.rounds_ms]
@@ -144,25 +216,7 @@ def compare(rows: Sequence[Row], baseline: str) -> None:
         row.ratio = None
         if baseline and base is not None and base is not row and row.rounds_ms:
             row.ratio = Ratio.of(base.model, base.rounds_ms, row.rounds_ms)
-
-
-def _noise(results: Results) -> list[str]:
-    found = []
-    busy = results.conditions.get('others_busy_cores')
-    if busy is not None and busy > BUSY * cores():
-        found.append(f'other processes kept {busy:g} of {cores()} cores busy during the rounds')
-    spread = [row.model for row in results.rows if 'percentile' in row.noise]
-    if spread:
-        found.append(f'{len(spread)} of {len(results.rows)} rows spread by more than {NOISY_SPREAD:.0%}')
-    return found
-
-
-def _break_down(subjects: dict[str, Subject], jobs: Sequence[Job], progress: Progress) -> None:
-    chosen = [name for name in subjects if jobs[int(name)].part == 'end2end' and not subjects[name].row.error]
-    for number, name in enumerate(chosen):
-        progress(f'{jobs[int(name)]}: where its time goes', number, len(chosen))
-        costs = subjects[name].costs()
-        subjects[name].row.breakdown = costs and {part: round(value, 4) for part, value in costs.items()}
+    return list(rows)
 
 
 def file_name(results: Results) -> str:
@@ -185,7 +239,3 @@ def _free(path: Path) -> Path:
     while free.exists():
         free, number = path.with_name(f'{path.stem}_{number}{path.suffix}'), number + 1
     return free
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)

@@ -1,4 +1,4 @@
-"""A model, part, backend, precision and shape made ready to be timed."""
+"""A graph made an engine, loaded and ready to be timed: the same for whole models and for stacks of blocks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmtrtvit.apis.errors import UserError
-from mmtrtvit.apis.model import NO_CHECKPOINT, build_model
 from mmtrtvit.benchmark.breakdown import breakdown, scopes_of
-from mmtrtvit.benchmark.models import Model, deploy_task
 from mmtrtvit.benchmark.results import Row
 from mmtrtvit.benchmark.timing import Sample, stopwatch
 from mmtrtvit.compat import CONFIG_ROOT
@@ -29,20 +25,18 @@ from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
 from mmtrtvit.deploy.exporter import export
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.base import INPUT, Float32Island
-from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.precision import to_fp16, to_int8
-from mmtrtvit.deploy.steps import checkpoint_sha256
+from mmtrtvit.errors import UserError
 
 __all__ = [
     'MODULE_BACKENDS',
-    'Job',
-    'Placing',
+    'Setting',
+    'Step',
     'Subject',
     'choose_device',
-    'new_row',
-    'note_build',
-    'prepare',
-    'wrap_module',
+    'deploy_config',
+    'make_subject',
+    'multiply_adds',
 ]
 
 #: Backends that run the module itself, without an engine file.
@@ -52,27 +46,23 @@ MODULE_BACKENDS = ('pytorch', 'torch-compile', 'cudagraph')
 PROFILED_CALLS = 8
 
 Step = Callable[[str], object]
+"""Called with what begins."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be measured.
+class Setting:
+    """How something is measured.
 
     Attributes:
-        model: The model.
-        part: One of :data:`mmtrtvit.deploy.graphs.parts.PARTS`.
         backend: One of :func:`mmtrtvit.deploy.backends.backend_names`.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        shape: Height and width of the canvas, pixels.
+        shape: Height and width of the image, pixels.
         batch: Images a call.
         device: ``cpu`` or ``cuda:0``.
         threads: CPU threads; None for the backend's choice.
         copies: Whether copying in and out of the GPU is timed too.
-        checkpoint: Weights, or ``'none'`` for random ones.
     """
 
-    model: Model
-    part: str
     backend: str
     precision: str
     shape: tuple[int, int]
@@ -80,10 +70,20 @@ class Job:
     device: str = 'cpu'
     threads: int | None = None
     copies: bool = False
-    checkpoint: str = NO_CHECKPOINT
 
     def __str__(self) -> str:
-        return f'{self.model.name} {self.part} {self.backend} {self.precision}'
+        return f'{self.backend} {self.precision}'
+
+    def new_row(self, **known: Any) -> Row:
+        """A row of this setting before anything is measured."""
+        return Row(
+            backend=self.backend,
+            backend_version=get_backend(self.backend).availability().version,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            **known,
+        )
 
 
 @dataclass
@@ -114,121 +114,83 @@ def choose_device(backend: str) -> str:
     return 'cuda:0'
 
 
-def new_row(job: Job) -> Row:
-    """The row of a job before anything is known but what was asked for."""
-    height, width = job.shape
-    return Row(
-        model=job.model.name,
-        config=_shown(Path(str(job.model.cfg.filename))),
-        backbone=job.model.backbone,
-        task=deploy_task(job.model.cfg).replace('instance-seg', 'instance-segmentation'),
-        part=job.part,
-        backend=job.backend,
-        backend_version=get_backend(job.backend).availability().version,
-        device=job.device,
-        precision=job.precision,
-        input_shape=[job.batch, 3, height, width],
-        inside=_inside(job),
-        threads=job.threads,
-        weights='random' if job.checkpoint == NO_CHECKPOINT else checkpoint_sha256(job.checkpoint) or job.checkpoint,
-    )
+def deploy_config(task: str, setting: Setting, **changed: Any) -> DeployConfig:
+    """The static deploy config that comes along for a task and the setting's backend.
+
+    Args:
+        task: ``detection``, ``instance-seg``, ``segmentation`` or ``classification``.
+        setting: Its backend and precision.
+        changed: Dotted key, with ``__`` for each dot, to another value.
+
+    Raises:
+        UserError: None comes along.
+    """
+    backend = 'tensorrt' if setting.backend in MODULE_BACKENDS else setting.backend  # the plain form of the operators
+    names = sorted((CONFIG_ROOT / 'deploy').glob(f'{task}_{backend}_static-*.py'))
+    if not names:
+        raise UserError(f'{setting}: no deploy config {task}_{backend}_static-*.py comes with mmtrtvit')
+    values = {name.replace('__', '.'): value for name, value in changed.items()}
+    values['backend_config.precision'] = setting.precision
+    values['backend_config.load'] = dict(check_finite=False)  # a pass over the input that no peer's tool makes
+    return load_deploy_config(str(names[0]), values)
 
 
-def _shown(config: Path) -> str:
-    """A config of ours by its place below ``configs/``, whatever folder that lies in here; another one as it is."""
-    if config.is_relative_to(CONFIG_ROOT):
-        return f'configs/{config.relative_to(CONFIG_ROOT).as_posix()}'
-    return str(config)
-
-
-def _inside(job: Job) -> str:
-    what = {
-        'backbone': 'from the normalised image to the feature maps',
-        'network': 'from the normalised image to the raw outputs of the first head (backbone, neck, head)',
-        'end2end': 'from the normalised image to the final tensors (boxes, scores, labels, masks before pasting; label '
-        'map; class scores)',
-    }[job.part]
-    if job.device == 'cpu':
-        where = 'input and outputs in the memory of the host'
-    elif job.copies:
-        where = 'the input copied from the host, the outputs copied back to it'
-    else:
-        where = 'input and outputs on the GPU, nothing copied'
-    return f'{what}; {where}; no reading, resizing or pasting'
-
-
-def prepare(job: Job, row: Row, folder: Path, progress: Callable[[str], None] = lambda step: None) -> Subject:
+def make_subject(
+    make_graph: Callable[[], DeployGraph],
+    setting: Setting,
+    options: DeployConfig,
+    row: Row,
+    folder: Path,
+    progress: Step = lambda step: None,
+) -> Subject:
     """Build, export and load; fills the row as far as it gets.
 
     Args:
-        job: What to make.
-        row: From :func:`new_row`.
-        folder: For the files.
+        make_graph: Builds the graph; nobody else may hold it, for its memory is given back before the engine is built.
+        setting: How it is measured.
+        options: From :func:`deploy_config`.
+        row: Its row.
+        folder: For the files, which the subject needs while its costs are asked for.
         progress: Called with what begins.
 
     Raises:
         UserError: The model, the precision or the backend does not go here; says why.
     """
     begin = time.perf_counter()
-    backend = get_backend(job.backend)
-    options = deploy_config(job)
+    backend = get_backend(setting.backend)
     progress('building the model')
-    model, _ = build_model(job.model.cfg, job.checkpoint)
+    graph = make_graph()
     with torch.no_grad():
-        graph = build_part(model, options.graph, job.part)
         image = graph.example_input()
         row.params = sum(parameter.numel() for parameter in graph.parameters())
-        row.gflops = multiply_adds(graph, image) / job.batch / 1e9
-    if job.backend in MODULE_BACKENDS:
-        load: Callable[[], Runner] = partial(wrap_module, backend, graph, image, job)
+        row.gflops = multiply_adds(graph, image) / setting.batch / 1e9
+    if setting.backend in MODULE_BACKENDS:
+        load: Callable[[], Runner] = partial(_wrap_module, backend, graph, image, setting)
         scopes: Callable[[], dict[str, str]] = dict
     else:
         progress('exporting')
-        onnx = _export(graph, folder, job, image)
-        progress(f'building with {job.backend}')
+        onnx = _export(graph, folder, setting.precision, image)
+        del graph
+        gc.collect()  # the exporter leaves the weights in circles
+        progress(f'building with {setting.backend}')
         engine = folder / f'engine{backend.engine_suffix}'
-        report = backend.build(onnx, engine, replace(options.build, precision=job.precision))
-        note_build(row, report)
+        _note_build(row, backend.build(onnx, engine, replace(options.build, precision=setting.precision)))
         row.build_seconds = time.perf_counter() - begin
         available = backend.availability()
         if not available.can_run:
             raise UserError(f'built, not run: {available.no_run}')
-        threads = options.load if job.threads is None else replace(options.load, threads=job.threads)
-        wanted = threads if job.backend == 'onnxruntime' else options.load
-        load = partial(backend.load, engine, job.device, require_card=False, options=wanted)
+        wanted = options.load
+        if setting.backend == 'onnxruntime' and setting.threads is not None:
+            wanted = replace(wanted, threads=setting.threads)
+        load = partial(backend.load, engine, setting.device, require_card=False, options=wanted)
         scopes = partial(scopes_of, onnx)
-        del model, graph
     progress('loading')
-    feed = {INPUT: image.to(job.device)}
-    runner = _measure_memory(row, job.device, load, feed)
+    feed = {INPUT: image.to(setting.device)}
+    runner = _measure_memory(row, setting.device, load, feed)
     row.build_seconds = time.perf_counter() - begin
-    call = _with_copies(runner, image, job.device) if job.copies and job.device != 'cpu' else lambda: runner(feed)
+    copies = setting.copies and setting.device != 'cpu'
+    call = _with_copies(runner, image, setting.device) if copies else partial(runner, feed)
     return Subject(row, stopwatch(call, runner.device), lambda: _costs(runner, feed, scopes()), runner.close)
-
-
-def deploy_config(job: Job) -> DeployConfig:
-    """The deploy config that comes along for the task and the backend, at the job's shape, batch and precision."""
-    task = deploy_task(job.model.cfg)
-    backend = 'tensorrt' if job.backend in MODULE_BACKENDS else job.backend  # the plain static form of the operators
-    names = sorted((CONFIG_ROOT / 'deploy').glob(f'{task}_{backend}_static-*.py'))
-    if not names:
-        raise UserError(f'{job}: no deploy config {task}_{backend}_static-*.py comes with mmtrtvit')
-    height, width = job.shape
-    changed: dict[str, Any] = {
-        'codebase_config.part': job.part,
-        'onnx_config.height': height,
-        'onnx_config.width': width,
-        'onnx_config.batch_size': job.batch,
-        'backend_config.precision': job.precision,
-        'backend_config.load': dict(check_finite=False),  # a pass over the input that no peer's tool makes
-    }
-    if _samples_adaptively(job.model.cfg):
-        changed['backend_config.operators'] = dict(roi_sampling_ratio=2)
-    return load_deploy_config(str(names[0]), changed)
-
-
-def _samples_adaptively(cfg: Config) -> bool:
-    return "'sampling_ratio': 0" in str(dict(cfg.model).get('roi_head', ''))
 
 
 def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> float:
@@ -239,20 +201,18 @@ def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> float:
     return counter.get_total_flops() / 2  # it counts a multiply-add as two
 
 
-def _export(graph: DeployGraph, folder: Path, job: Job, image: torch.Tensor) -> Path:
-    exact = folder / 'fp32.onnx'
+def _export(graph: DeployGraph, folder: Path, precision: str, image: torch.Tensor) -> Path:
+    exact, lowered = folder / 'fp32.onnx', folder / f'{precision}.onnx'
     export(graph, exact)
-    lowered = folder / f'{job.precision}.onnx'
-    if job.precision == 'fp16':
+    if precision == 'fp16':
         to_fp16(exact, lowered)
-    elif job.precision == 'int8':
+    elif precision == 'int8':
         # Latency does not depend on the scales. What is spared at the end of a model, its scores, a part does not have.
-        to_int8(exact, lowered, [{INPUT: image.numpy()}], skip_output=job.part == 'end2end')
+        to_int8(exact, lowered, [{INPUT: image.numpy()}], skip_output=graph.task not in ('features', 'network'))
     return lowered
 
 
-def note_build(row: Row, report: BuildReport) -> None:
-    """Enter what was built."""
+def _note_build(row: Row, report: BuildReport) -> None:
     row.nodes = report.onnx_nodes
     row.layers = report.layers if report.precision_source != 'graph' else None
     row.engine_bytes = report.engine_bytes
@@ -283,37 +243,16 @@ class _Half(nn.Module):
             return self.graph(image)
 
 
-class Placing(Protocol):
-    """What :func:`wrap_module` reads of a job."""
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``fp16``."""
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda:0``."""
-
-    @property
-    def threads(self) -> int | None:
-        """CPU threads; None for PyTorch's choice."""
-
-
-def wrap_module(backend: Backend, graph: DeployGraph, image: torch.Tensor, job: Placing) -> Runner:
-    """Make a runner of a graph for one of :data:`MODULE_BACKENDS`.
-
-    Raises:
-        UserError: PyTorch does not have that precision there.
-    """
-    if job.precision == 'int8':
-        raise UserError(f'{job}: PyTorch has no int8 form of the model: take onnxruntime or tensorrt')
-    if job.precision == 'fp16' and job.device == 'cpu':
-        raise UserError(f'{job}: fp16 in PyTorch is measured on a GPU only: take fp32')
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    module = graph if job.precision == 'fp32' else _Half(graph)
+def _wrap_module(backend: Backend, graph: DeployGraph, image: torch.Tensor, setting: Setting) -> Runner:
+    if setting.precision == 'int8':
+        raise UserError(f'{setting}: PyTorch has no int8 form of the model: take onnxruntime or tensorrt')
+    if setting.precision == 'fp16' and setting.device == 'cpu':
+        raise UserError(f'{setting}: fp16 in PyTorch is measured on a GPU only: take fp32')
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    module = graph if setting.precision == 'fp32' else _Half(graph)
     wrap: Any = backend
-    runner: Runner = wrap.wrap(module, {INPUT: image}, graph.output_names, job.device, None)
+    runner: Runner = wrap.wrap(module, {INPUT: image}, graph.output_names, setting.device, None)
     runner.check_finite = False
     return runner
 

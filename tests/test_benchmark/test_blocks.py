@@ -14,14 +14,24 @@ from torch import nn
 from mmtrtvit.benchmark import probes as probes_module
 from mmtrtvit.benchmark.block_kinds import KINDS, OWN_KINDS, WIDTHS, Stack, find_kind, stack_of
 from mmtrtvit.benchmark.blocks import block_probes, block_rounds, block_row, block_rows, per_second, stage_size
-from mmtrtvit.benchmark.probes import SKIPPED, Pace, Probe, ProbeGraph, Run, Setting
+from mmtrtvit.benchmark.probes import SKIPPED, Probe, ProbeGraph
 from mmtrtvit.benchmark.results import Row, read_results
-from mmtrtvit.benchmark.subjects import multiply_adds
+from mmtrtvit.benchmark.run import Pace, Progress, Run
+from mmtrtvit.benchmark.subjects import Setting, multiply_adds
 from mmtrtvit.benchmark.tools import analyze_blocks
 from mmtrtvit.errors import UserError
 from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions
 
 SETTING = Setting('onnxruntime', 'fp32', (32, 64), threads=1)
+PYTORCH = Setting('pytorch', 'fp32', (32, 32), threads=1)
+
+
+def measure(
+    probes: list[Probe], setting: Setting, pace: Pace, folder: Path, progress: Progress = lambda what, done, of: None
+) -> Run:
+    run = Run(pace, folder, progress=progress, rows_of=block_rows)
+    run.measure([probe.entry(setting) for probe in probes])
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +139,7 @@ def test_the_latency_of_a_block_is_the_difference_of_two_stacks() -> None:
 
 def test_a_single_block_is_measured_with_all_that_an_engine_pays() -> None:
     row = made_up(1, [3.0, 3.0, 3.0], 1.0, 100)
-    assert block_rows({'p': row})[0].extra['block_ms'] == 3.0
+    assert block_rows([row])[0].extra['block_ms'] == 3.0
 
 
 def test_a_difference_that_is_not_positive_gives_no_number() -> None:
@@ -173,9 +183,8 @@ def test_a_real_run_of_two_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_pytorch_runs_the_same_stack(tmp_path: Path) -> None:
-    run = Run(Setting('pytorch', 'fp32', (32, 32), batch=2, threads=1), Pace(2, 1), tmp_path)
-    assert run.measure(block_probes(['MixBlockC', 'mixblockc'], [3, 3], (32, 32), 1, (64, 64, 64, 64)), block_rows)
-    (row,) = run.results.rows
+    probes = block_probes(['MixBlockC', 'mixblockc'], [3, 3], (32, 32), 1, (64, 64, 64, 64))
+    (row,) = measure(probes, replace(PYTORCH, batch=2), Pace(2, 1), tmp_path).results.rows
     assert row.error == ''
     assert row.images_per_second is not None
     assert row.input_shape == [2, 64, 1, 1]
@@ -198,8 +207,7 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
         Probe('a', 'A', 'block', (64, 2, 2), broken, extra={'stage': 1, 'blocks': 1, 'width': 64}),
         *block_probes(['BottleNeck'], [3], (32, 32), 1, (64, 64, 64, 64)),
     ]
-    run = Run(Setting('pytorch', 'fp32', (32, 32), threads=1), Pace(1, 0), tmp_path)
-    run.measure(probes, block_rows)
+    run = measure(probes, PYTORCH, Pace(1, 0), tmp_path)
     assert [row.error for row in run.results.rows] == ['no such thing', '']
 
 
@@ -208,8 +216,8 @@ def test_ctrl_c_keeps_the_rounds_measured(tmp_path: Path) -> None:
         if 'round 3' in what:
             raise KeyboardInterrupt
 
-    run = Run(Setting('pytorch', 'fp32', (32, 32), threads=1), Pace(9, 0), tmp_path, progress=progress)
-    assert not run.measure(block_probes(['BottleNeck'], [3], (32, 32), 2, (64, 64, 64, 64)), block_rows)
+    probes = block_probes(['BottleNeck'], [3], (32, 32), 2, (64, 64, 64, 64))
+    run = measure(probes, PYTORCH, Pace(9, 0), tmp_path, progress)
     found = read_results(run.path)
     assert found.interrupted
     assert len(found.rows[0].rounds_ms) == 2
@@ -220,8 +228,7 @@ def test_attention_that_no_memory_holds_is_left_out(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(probes_module, 'free_memory', lambda: 2.0**30)
     # 64x64 cells, 8 heads: 4096**2 * 8 scores of 4 bytes, twice: 1 GiB, above half of what is free
     assert find_kind('Transformer').scores(256, 0, 64 * 64) == 8 * 4096**2
-    run = Run(Setting('onnxruntime', 'fp32', (256, 256), threads=1), Pace(1, 0), tmp_path)
-    run.measure(block_probes(['Transformer'], [0], (256, 256), 2), block_rows)
+    run = measure(block_probes(['Transformer'], [0], (256, 256), 2), SETTING, Pace(1, 0), tmp_path)
     (row,) = run.results.rows
     assert 'needs 1.0 GiB' in row.error
     assert row.extra[SKIPPED]
@@ -229,8 +236,7 @@ def test_attention_that_no_memory_holds_is_left_out(tmp_path: Path, monkeypatch:
 
 def test_weights_that_no_memory_holds_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes_module, 'free_memory', lambda: 1000.0)
-    run = Run(SETTING, Pace(1, 0), tmp_path)
-    run.measure(block_probes(['BottleNeck'], [3], (32, 32), 1, (64, 64, 64, 64)), block_rows)
+    run = measure(block_probes(['BottleNeck'], [3], (32, 32), 1, (64, 64, 64, 64)), SETTING, Pace(1, 0), tmp_path)
     assert 'fewer --kinds' in run.results.rows[0].error
 
 
@@ -264,16 +270,19 @@ def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFix
 
 
 def test_a_width_that_a_block_cannot_have_is_a_row_with_a_clear_error(tmp_path: Path) -> None:
-    run = Run(SETTING, Pace(1, 0), tmp_path)
-    run.measure(block_probes(['Transformer', 'Swin', 'MixBlockC'], [3], (32, 32), 1, (8, 8, 8, 40)), block_rows)
+    run = measure(
+        block_probes(['Transformer', 'Swin', 'MixBlockC'], [3], (32, 32), 1, (8, 8, 8, 40)),
+        SETTING,
+        Pace(1, 0),
+        tmp_path,
+    )
     assert len(run.results.rows) == 3
     for row in run.results.rows:
         assert row.error.startswith(f'{row.model}: no block of 40 channels'), row.error
 
 
 def test_results_of_another_tool_are_refused(tmp_path: Path) -> None:
-    run = Run(SETTING, Pace(1, 0), tmp_path)
-    run.measure([], lambda rows: [])
+    run = measure([], SETTING, Pace(1, 0), tmp_path)
     assert json.loads(run.path.read_text())['schema'] == 'mmtrtvit-benchmark'
     with pytest.raises(UserError, match='no blocks were measured'):
         analyze_blocks.show_file([str(run.path)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,9 +24,10 @@ from mmtrtvit.benchmark.guidelines import (
     network_probes,
     verdict_of,
 )
-from mmtrtvit.benchmark.probes import Pace, Probe, Run, Setting
+from mmtrtvit.benchmark.probes import Probe
 from mmtrtvit.benchmark.results import Results, Row, Timing, read_results
-from mmtrtvit.benchmark.subjects import multiply_adds
+from mmtrtvit.benchmark.run import Pace, Run
+from mmtrtvit.benchmark.subjects import Setting, multiply_adds
 from mmtrtvit.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,22 +38,33 @@ KINDS = ('BottleNeck', 'Transformer', 'MixBlockA', 'MixBlockB', 'MixBlockC')
 @pytest.mark.parametrize(
     ('ratios', 'threshold', 'verdict'),
     [
-        ([1.2, 1.3, 1.1, 1.25, 1.2], 1.0, 'holds'),
-        ([0.8, 0.9, 0.85, 0.8, 0.7], 1.0, 'does not'),
-        ([0.9, 1.2, 1.1, 0.95, 1.3], 1.0, 'unclear'),
-        ([0.97, 0.98, 0.96, 0.99, 0.98], 0.95, 'holds'),
-        ([0.97, 0.98, 0.96, 0.99, 0.98], 1.0, 'does not'),
-        ([1.2, 1.3, 1.1, 1.25], 1.0, 'unclear'),  # four rounds show no spread
+        ([1.2, 1.3, 1.1, 1.25, 1.2, 1.2], 1.0, 'holds'),
+        ([0.8, 0.9, 0.85, 0.8, 0.7, 0.9], 1.0, 'does not'),
+        ([0.9, 1.2, 1.1, 0.95, 1.3, 1.2], 1.0, 'unclear'),
+        ([0.97, 0.98, 0.96, 0.99, 0.98, 0.97], 0.95, 'holds'),
+        ([0.97, 0.98, 0.96, 0.99, 0.98, 0.97], 1.0, 'does not'),
+        ([1.2, 1.3, 1.1, 1.25, 1.2], 1.0, 'unclear'),  # five of one side are 1 in 16 for a median of 1
         ([1.0] * 9, 1.0, 'unclear'),
-        # one of twenty rounds was disturbed: the 10th percentile does not see it
-        ([1.2] * 19 + [0.5], 1.0, 'holds'),
+        # a quarter of the rounds was disturbed: the median is sure all the same, with forty rounds and not with eight
+        ([1.2] * 30 + [0.5] * 10, 1.0, 'holds'),
+        ([1.2] * 6 + [0.5] * 2, 1.0, 'unclear'),
     ],
 )
 def test_a_check(ratios: list[float], threshold: float, verdict: str) -> None:
     assert Check('', ratios, threshold).verdict == verdict
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=5, max_size=30))
+def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    found = [Check('', random.lognormal(0, 1, 15)).interval for _ in range(400)]
+    inside = np.mean([low <= 1 <= high for low, high in found])
+    assert 0.93 < inside <= 1
+    # ranks 4 and 12 of 15: the binomial's tails below them are 1.8 % each, with 5 they would be 5.9 %
+    ratios = list(random.lognormal(0, 1, 15))
+    assert Check('', ratios).interval == (sorted(ratios)[3], sorted(ratios)[11])
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30))
 def test_a_ratio_and_its_inverse_never_hold_both(ratios: list[float]) -> None:
     one, other = Check('', ratios).verdict, Check('', [1 / ratio for ratio in ratios]).verdict
     assert (one, other) != ('holds', 'holds')
@@ -150,8 +163,8 @@ def test_what_was_not_measured_is_said() -> None:
     assert all(guideline.missing for guideline in nothing)
 
 
-def test_four_rounds_are_too_few() -> None:
-    rows = [block(kind, stage, 1.0 + 0.5 * len(kind), rounds=4) for kind in KINDS for stage in (1, 2, 3, 4)]
+def test_five_rounds_are_too_few() -> None:
+    rows = [block(kind, stage, 1.0 + 0.5 * len(kind), rounds=5) for kind in KINDS for stage in (1, 2, 3, 4)]
     assert guidelines(rows)[2].verdict == 'unclear'
 
 
@@ -182,9 +195,10 @@ def test_the_whole_way_with_tiny_networks(tmp_path: Path, monkeypatch: pytest.Mo
     """Rows as they come out of a run are what the verdicts read."""
     tiny = [Network(name, (1, 1, 1, 1), ('BottleNeck',) * 4, (64, 64, 64, 64)) for name in ('ResNet', 'MixNetV')]
     monkeypatch.setattr(module, 'NETWORKS', tuple(tiny))
-    run = Run(Setting('pytorch', 'fp32', (32, 32), threads=1), Pace(5, 1), tmp_path, 'python x.py', 'guidelines')
+    setting = Setting('pytorch', 'fp32', (32, 32), threads=1)
+    run = Run(Pace(5, 1), tmp_path, command='python x.py', suffix='_guidelines')
     before = torch.get_num_threads()
-    run.measure(network_probes((32, 32)), lambda rows: list(rows.values()))
+    run.measure([probe.entry(setting) for probe in network_probes((32, 32))])
     torch.set_num_threads(before)
     assert run.results.failed == []
     first = guidelines(run.results.rows)[0]

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from mmtrtvit.apis.model import build_model
-from mmtrtvit.benchmark import run as module
+from mmtrtvit.benchmark import jobs as module
+from mmtrtvit.benchmark.jobs import Job, new_row, prepare
 from mmtrtvit.benchmark.models import find_model
 from mmtrtvit.benchmark.results import Results, Row, read_results
-from mmtrtvit.benchmark.run import compare, file_name, measure
-from mmtrtvit.benchmark.subjects import Job, Subject, choose_device, multiply_adds, new_row, prepare
+from mmtrtvit.benchmark.run import Pace, Run, compare, file_name
+from mmtrtvit.benchmark.subjects import Setting, Subject, choose_device, multiply_adds
 from mmtrtvit.benchmark.timing import Sample
 from mmtrtvit.benchmark.tools.benchmark import main, make_jobs, parse_args, run
 from mmtrtvit.errors import UserError
@@ -36,6 +37,12 @@ def _own_threads() -> object:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def measure(jobs: list[Job], folder: Path, pace: Pace, **more: Any) -> tuple[Results, Path]:
+    run = Run(pace, folder, **more)
+    run.measure([job.entry() for job in jobs], breakdown=True)
+    return run.results, run.path
 
 
 def arguments(config: Path, out: Path, *more: str) -> list[str]:
@@ -137,7 +144,7 @@ def test_wrong_words_end_with_status_2(
 def test_precisions_that_pytorch_does_not_have(config: Path, tmp_path: Path) -> None:
     model = find_model(str(config))
     for precision, words in (('int8', 'no int8 form'), ('fp16', 'on a GPU only')):
-        job = Job(model, 'backbone', 'pytorch', precision, (64, 64))
+        job = Job(model, 'backbone', Setting('pytorch', precision, (64, 64)))
         with pytest.raises(UserError, match=words):
             prepare(job, new_row(job), tmp_path)
 
@@ -156,8 +163,8 @@ def test_an_engine_that_cannot_run_here_still_has_its_layers(config: Path, tmp_p
     pytest.importorskip('tensorrt_rtx_bindings', reason='TensorRT-RTX is not installed')
     if torch.cuda.is_available():
         pytest.skip('a GPU is here, where the engine may run')
-    job = Job(find_model(str(config)), 'backbone', 'tensorrt-rtx', 'fp16', (64, 64))
-    found, _ = measure([job], tmp_path, rounds=1)
+    job = Job(find_model(str(config)), 'backbone', Setting('tensorrt-rtx', 'fp16', (64, 64)))
+    found, _ = measure([job], tmp_path, Pace(1))
     (row,) = found.rows
     assert row.error.startswith('built, not run: ')
     assert (row.layers or 0) > 50
@@ -195,7 +202,8 @@ def jobs(config: Path, tmp_path: Path) -> list[Job]:
     found = []
     for name in ('first', 'second'):
         shutil.copy(config, tmp_path / f'{name}.py')
-        found.append(Job(find_model(str(tmp_path / f'{name}.py')), 'end2end', 'pytorch', 'fp32', (64, 64)))
+        model = find_model(str(tmp_path / f'{name}.py'))
+        found.append(Job(model, 'end2end', Setting('pytorch', 'fp32', (64, 64))))
     return found
 
 
@@ -204,8 +212,8 @@ def test_ratios_noise_and_the_file(jobs: list[Job], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, 'prepare', fake.prepare)
     steps: list[str] = []
     found, path = measure(
-        jobs, tmp_path / 'out', rounds=3, warmup=1, baseline='first', command='x',
-        progress=lambda what, done, of: steps.append(what),
+        jobs, tmp_path / 'out', Pace(3, 1), progress=lambda what, done, of: steps.append(what),
+        rows_of=lambda rows: compare(rows, 'first'),
     )  # fmt: skip
     first, second = found.rows
     assert first.rounds_ms == [20, 22, 40]
@@ -229,7 +237,7 @@ def test_a_second_run_of_a_day_leaves_the_first(
     paths = []
     for _ in range(3):
         monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 1, 1], 'second': [1, 1, 1]}).prepare)
-        paths.append(measure(jobs, tmp_path / 'out', rounds=1, warmup=0)[1])
+        paths.append(measure(jobs, tmp_path / 'out', Pace(1, 0))[1])
     assert len({*paths}) == 3
     assert paths[2].stem == f'{paths[0].stem}_3'
 
@@ -238,7 +246,7 @@ def test_ctrl_c_keeps_the_rounds_that_were_whole(
     jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 2, 4, 8], 'second': [1, 2, 4]}).prepare)
-    found, path = measure(jobs, tmp_path / 'out', rounds=9, warmup=1)
+    found, path = measure(jobs, tmp_path / 'out', Pace(9, 1))
     assert found.interrupted
     assert [row.rounds_ms for row in found.rows] == [[2, 4], [2, 4]]
     assert [row.error for row in found.rows] == ['', '']
@@ -248,7 +256,7 @@ def test_ctrl_c_keeps_the_rounds_that_were_whole(
 def test_ctrl_c_before_the_rounds(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake({'first': []}, {'first': ValueError('no head'), 'second': KeyboardInterrupt()})
     monkeypatch.setattr(module, 'prepare', fake.prepare)
-    found, path = measure(jobs, tmp_path / 'out', rounds=2)
+    found, path = measure(jobs, tmp_path / 'out', Pace(2))
     assert found.interrupted
     assert [row.error for row in found.rows] == ['ValueError: no head', 'interrupted before it was measured']
     assert list((tmp_path / 'out').iterdir()) == [path]
@@ -299,14 +307,16 @@ def test_without_arguments_there_is_a_plan_for_this_machine() -> None:
     assert {job.part for job in jobs} == {'backbone', 'end2end'}
     assert jobs[0].model.name == 'mask_rcnn_trtvit'
     assert any('twins' in job.model.name for job in jobs)
-    assert {job.device for job in jobs} == {choose_device(jobs[0].backend)}
+    assert {job.setting.device for job in jobs} == {choose_device(jobs[0].setting.backend)}
     if not torch.cuda.is_available():
-        assert {(job.backend, job.precision, job.shape) for job in jobs} == {('onnxruntime', 'fp32', (512, 512))}
+        assert {(job.setting.backend, job.setting.precision, job.setting.shape) for job in jobs} == {
+            ('onnxruntime', 'fp32', (512, 512))
+        }
     classifiers = make_jobs(parse_args(['--task', 'imagenet', '--models', 'trtvit-a']))
-    assert {job.shape for job in classifiers} == {(224, 224)}
+    assert {job.setting.shape for job in classifiers} == {(224, 224)}
 
 
 def test_results_are_json_without_nan(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 1], 'second': [1, 1]}).prepare)
-    _, path = measure(jobs, tmp_path / 'out', rounds=2, warmup=0)
+    _, path = measure(jobs, tmp_path / 'out', Pace(2, 0))
     json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))

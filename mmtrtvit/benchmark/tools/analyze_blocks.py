@@ -29,10 +29,11 @@ from mmtrtvit.benchmark.block_report import (
 )
 from mmtrtvit.benchmark.blocks import block_probes, block_rows, find_row
 from mmtrtvit.benchmark.guidelines import NETWORKS, guidelines, network_probes
-from mmtrtvit.benchmark.probes import SKIPPED, Pace, Probe, Run, Setting
+from mmtrtvit.benchmark.probes import SKIPPED, Probe
 from mmtrtvit.benchmark.results import Results, read_results
+from mmtrtvit.benchmark.run import Pace, Run
 from mmtrtvit.benchmark.search import MAX_DEPTHS, Costs, Proposal, best_depths
-from mmtrtvit.benchmark.subjects import choose_device
+from mmtrtvit.benchmark.subjects import Setting, choose_device
 from mmtrtvit.benchmark.tools.benchmark import default_backend
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.fileio import atomic_write_text
@@ -150,12 +151,13 @@ def run(argv: Sequence[str]) -> _Outcome:
     with _progress(console) as bar:
         task = bar.add_task('', total=None)
         measuring = Run(
-            setting,
             pace,
             Path(args.out),
+            setting.device,
             shlex.join(['python', 'tools/analyze_blocks.py', *argv]),
-            'search' if args.search else 'guidelines' if args.guidelines else 'blocks',
+            '_search' if args.search else '_guidelines' if args.guidelines else '_blocks',
             lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
+            lambda rows: [*block_rows(rows), *(row for row in rows if row.part != 'block')],
         )
         outcome = _search(args, setting, measuring) if args.search else _measure(args, setting, measuring)
     show(console, outcome.results, outcome.path, args.guidelines)
@@ -180,7 +182,7 @@ def _measure(args: argparse.Namespace, setting: Setting, measuring: Run) -> _Out
     probes = block_probes(kinds, [stage - 1 for stage in args.stages], setting.shape, args.depth, args.channels)
     if args.guidelines:
         probes += network_probes(setting.shape)
-    measuring.measure(probes, lambda rows: [*block_rows(rows), *(row for row in rows.values() if row.part != 'block')])
+    measuring.measure([probe.entry(setting) for probe in probes])
     return _Outcome(measuring.results, measuring.path)
 
 
@@ -188,29 +190,25 @@ def _search(args: argparse.Namespace, setting: Setting, measuring: Run) -> _Outc
     probes = [_backbone(args, setting, (1, 1, 1, 1))]
     for stage, kind in enumerate(args.blocks):
         probes += block_probes([kind], [stage], setting.shape, args.depth, args.channels)
-
-    def rows_of(rows: Any) -> list[Any]:
-        return [*block_rows(rows), *(row for row in rows.values() if row.part != 'block')]
-
-    if not measuring.measure(probes, rows_of):
+    entries = [probe.entry(setting) for probe in probes]
+    if not measuring.measure(entries):
         return _Outcome(measuring.results, measuring.path)
     try:
         costs = measured_costs(args, measuring.results)
         best = best_depths(costs, args.budget_ms, args.min_depths, args.max_depths)
     except UserError as error:
         raise UserError(f'{error} (what was measured is in {measuring.path})') from error
-    built = _backbone(args, setting, best.depths)
-    if built.name != probes[0].name:
-        whole = measuring.measure([built], rows_of)
-    else:
-        whole = True
-    row = measuring.measured[built.name]
+    built, whole = entries[0], True
+    if best.depths != (1, 1, 1, 1):
+        built = _backbone(args, setting, best.depths).entry(setting)
+        whole = measuring.measure([built])
+    row = built.row
     if not whole or row.error or row.latency is None:
         return _Outcome(measuring.results, measuring.path)
     median = row.latency.median_ms
     row.extra |= {'budget_ms': args.budget_ms, 'predicted_ms': round(best.latency_ms, 4)}
     row.extra['prediction_error'] = round(best.latency_ms / median - 1, 4)
-    measuring.keep(rows_of)
+    measuring.keep()
     broken = ''
     if median > args.budget_ms * (1 + args.tolerance):
         over = median / args.budget_ms - 1

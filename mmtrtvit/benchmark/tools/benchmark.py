@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.benchmark.jobs import Job
 from mmtrtvit.benchmark.models import MODEL_TASKS, find_model
 from mmtrtvit.benchmark.results import Results, Row
-from mmtrtvit.benchmark.run import measure
-from mmtrtvit.benchmark.subjects import Job, choose_device
+from mmtrtvit.benchmark.run import Pace, Run, compare
+from mmtrtvit.benchmark.subjects import Setting, choose_device
 from mmtrtvit.deploy.backends import backend_names, get_backend
 from mmtrtvit.deploy.graphs.parts import PARTS
 
@@ -106,9 +108,8 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
         shape = args.shape or shapes.get(args.task, shapes[''])
         precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
         for part, precision, batch, model in product(args.parts, precisions, args.batch, models):
-            jobs.append(
-                Job(model, part, backend, precision, shape, batch, device, args.threads, args.copies, args.checkpoint)
-            )
+            setting = Setting(backend, precision, shape, batch, device, args.threads, args.copies)
+            jobs.append(Job(model, part, setting, args.checkpoint))
     return jobs
 
 
@@ -125,21 +126,20 @@ def run(argv: Sequence[str]) -> Results:
         baseline = find_model(wanted, args.task).name
         if baseline not in {job.model.name for job in jobs}:
             raise UserError(f'--baseline {wanted} is not among the models that are measured')
-    calls = args.calls or (1 if all(job.device == 'cpu' for job in jobs) else 20)
+    device = next((job.setting.device for job in jobs if job.setting.device != 'cpu'), 'cpu')
+    calls = args.calls or (1 if device == 'cpu' else 20)
     with _progress(console) as progress:
         task = progress.add_task('', total=None)
-        results, path = measure(
-            jobs,
+        measuring = Run(
+            Pace(args.rounds, args.warmup, calls, 60 * args.limit),
             Path(args.out),
-            rounds=args.rounds,
-            warmup=args.warmup,
-            calls=calls,
-            limit_s=60 * args.limit,
-            baseline=baseline,
-            breakdown=not args.no_breakdown,
-            command=shlex.join(['python', 'tools/benchmark.py', *argv]),
+            device,
+            shlex.join(['python', 'tools/benchmark.py', *argv]),
             progress=lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+            rows_of=partial(compare, baseline=baseline),
         )
+        measuring.measure([job.entry() for job in jobs], breakdown=not args.no_breakdown)
+    results, path = measuring.results, measuring.path
     show(console, results)
     console.print(f'results: {path}', markup=False, soft_wrap=True)
     console.print(f'report:  python tools/benchmark.py report {shlex.quote(str(path))}', markup=False, soft_wrap=True)
