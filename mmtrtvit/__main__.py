@@ -26,7 +26,7 @@ def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ''
     tool = wanted.replace('-', '_')
     if tool not in _TOOLS:
-        tools = '\n'.join(f'  {name:14}{purpose}' for name, (_, purpose) in _TOOLS.items())
+        tools = '\n'.join(f'  {name:16}{purpose}' for name, (_, purpose) in _TOOLS.items())
         usage = f'usage: python -m mmtrtvit TOOL ...   (TOOL --help for its arguments)\n{tools}'
         if wanted in ('-h', '--help'):
             print(usage)

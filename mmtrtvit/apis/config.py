@@ -99,6 +99,17 @@ def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:
     return cfg
 
 
+def check_has_model(cfg: Config) -> None:
+    """Refuse a part that others inherit, a deploy config and whatever else has no model.
+
+    Raises:
+        UserError: There is no ``model``; names the file.
+    """
+    if not isinstance(cfg.get('model'), dict):
+        name = cfg.filename or 'the config'
+        raise UserError(f'{name} has no model: it is no model config, or a part that others inherit')
+
+
 def _reason(error: Exception, path: Path) -> str:
     """One line on why a config cannot be read, with the line of the file where there is one."""
     cause = error

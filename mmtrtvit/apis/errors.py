@@ -20,6 +20,7 @@ DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
 #: Exit status of a user error, the one argparse uses for a misspelt option.
 EXIT_STATUS = 2
 
+_NO_MEMORY = ('out of memory', "can't allocate memory", 'Storage size calculation overflowed')
 _NO_GPU = ('No CUDA GPUs are available', 'Found no NVIDIA driver', 'not compiled with CUDA', 'invalid device ordinal')
 _TOO_BIG = 'make the images smaller or set test_dataloader.batch_size lower'
 _TOO_BIG_TO_TRAIN = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
@@ -84,8 +85,9 @@ def explain(error: Exception, going_on: str = '') -> str | None:
         return f'{text}. {_WITHOUT_DOWNLOAD}' if 'cannot be downloaded' in text else text
     if any(words in text for words in _NO_GPU):
         return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
-    if 'out of memory' in text:
-        return f'{_line(text)}; {_TOO_BIG_TO_TRAIN if going_on else _TOO_BIG}'
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        text = _line(text) if 'out of memory' in text else f'out of memory: {_line(text)}'
+        return f'{text}; {_TOO_BIG_TO_TRAIN if going_on else _TOO_BIG}'
     if 'No space left on device' in text:
         text = _line(text)
         if 'free some space' not in text:  # as mmtrtvit.fileio says by itself

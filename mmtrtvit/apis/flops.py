@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmtrtvit.apis.config import add_config_arguments, load_config
-from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.config import add_config_arguments, check_has_model, load_config
+from mmtrtvit.apis.errors import run_tool
 
 #: Height and width of the published comparisons: Mask R-CNN and Semantic FPN in Next-ViT (arXiv 2207.05501, tables
 #: 5 and 6), classification at ImageNet's 224.
@@ -120,8 +120,7 @@ def complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
     Raises:
         UserError: The config has no model.
     """
-    if 'model' not in cfg:
-        raise UserError('the config has no model: it is a part that others inherit')
+    check_has_model(cfg)
     scope = str(cfg.get('default_scope') or 'mmengine')
     init_default_scope(scope)
     height, width = shape or DEFAULT_SHAPES.get(scope, (224, 224))

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import nn
 
-from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.config import check_has_model
 from mmtrtvit.apis.launch import check_checkpoint
 from mmtrtvit.apis.weights import CheckWeightsHook
 
@@ -40,8 +40,7 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
     Raises:
         UserError: The config holds no model, or the checkpoint is not there or not of this model.
     """
-    if 'model' not in cfg:
-        raise UserError(f'{cfg.filename} has no model: it is no model config')
+    check_has_model(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if checkpoint != NO_CHECKPOINT:
         check_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
@@ -96,6 +96,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.threads is not None and args.threads < 1:
         raise UserError(f'--threads {args.threads}: at least 1 is needed')
     cfg = load_config(args.config, args.cfg_options)
+    check_has_model(cfg)
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.load_from = args.checkpoint

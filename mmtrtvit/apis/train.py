@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
@@ -35,6 +35,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> Config:
     """The config with everything the command line says merged in."""
     cfg = load_config(args.config, args.cfg_options)
+    check_has_model(cfg)
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.setdefault('custom_hooks', [])

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmtrtvit.apis.config import add_config_arguments, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose, fit, resize
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.apis.launch import build_runner, check_checkpoint
@@ -195,6 +195,7 @@ def visualize(argv: Sequence[str]) -> Path:
     """
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    check_has_model(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     out = args.out or str(Path(cfg.work_dir) / 'visualize.png')
     cfg.load_from, cfg.resume = args.checkpoint, False

@@ -128,6 +128,17 @@ def test_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert fail(train_api.main, 'folder') == 'folder is a folder, not a config file'
 
 
+@pytest.mark.parametrize('name', ['_base_/runtime.py', 'deploy/detection_onnxruntime_static-320x320'])
+@pytest.mark.parametrize('tool', ['train', 'test', 'visualize', 'flops'])
+def test_config_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Tool, tool: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tools = {'train': train_api, 'test': test_tool, 'visualize': visualize, 'flops': flops}
+    said = fail(tools[tool].main, name, *(['x.pth'] if tool == 'test' else []))
+    assert re.search(f'{name.removesuffix(".py")}.py has no model: it is no model config', said), said
+
+
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [
@@ -290,6 +301,9 @@ def test_full_disk(config: str, fail: Tool, monkeypatch: pytest.MonkeyPatch) -> 
         (RuntimeError('Found no NVIDIA driver on your system. Please check'), 'a GPU was asked for'),
         (RuntimeError('CUDA error: invalid device ordinal\nmore'), 'a GPU was asked for .* invalid device ordinal$'),
         (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB\nmore'), r'test_dataloader\.batch_size lower$'),
+        (MemoryError(), r'^out of memory: MemoryError; make the images smaller'),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r'^out of memory: .*batch_size lower$'),
+        (RuntimeError('Storage size calculation overflowed with sizes=[1]'), r'^out of memory: .* images smaller'),
         (OSError(28, 'No space left on device'), 'the disk is full: .* free some space$'),
         (
             OSError(28, 'cannot write x: No space left on device; the disk is full: free some space.'),

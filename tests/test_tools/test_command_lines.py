@@ -136,7 +136,10 @@ def test_mispelt_tool(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert message in said.splitlines()[-1]
+    for name, (_, purpose) in _TOOLS.items():
+        assert re.search(rf'^  {name} +{re.escape(purpose)}$', said, re.MULTILINE)
 
 
 @pytest.mark.parametrize('hyphens', [False, True])
