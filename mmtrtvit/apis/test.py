@@ -34,6 +34,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--letterbox', type=canvas_size, metavar='HxW', help="test a checkpoint on an engine's canvas, such as 800x1344"
     )
+    parser.add_argument(
+        '--emulate-fp16',
+        action='store_true',
+        help='round what every fp16 node of an ONNX file gives, as an engine does',
+    )
     return parser.parse_args(argv)
 
 
@@ -109,6 +114,8 @@ def prepare(args: argparse.Namespace) -> Config:
 def checkpoint_runner(cfg: Config, args: argparse.Namespace, adapt: Callable[[Config], object] | None = None) -> Runner:
     """A runner that tests a checkpoint; ``adapt`` may change the config when the arguments are found sound."""
     check_checkpoint(args.checkpoint)
+    if args.emulate_fp16:
+        raise UserError('--emulate-fp16: is for the ONNX file of an fp16 deployment, which tools/deploy.py makes')
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device:

@@ -15,11 +15,12 @@ from mmtrtvit.benchmark.results import Row
 from mmtrtvit.benchmark.run import Entry
 from mmtrtvit.benchmark.subjects import Setting, Step, Subject, deploy_config, make_subject
 from mmtrtvit.compat import CONFIG_ROOT
+from mmtrtvit.deploy.config import DeployConfig
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.steps import checkpoint_sha256
 
-__all__ = ['Job', 'new_row', 'prepare']
+__all__ = ['Job', 'new_row', 'options', 'prepare']
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,23 @@ def _inside(job: Job) -> str:
     return f'{what}; {where}; no reading, resizing or pasting'
 
 
+def options(job: Job) -> DeployConfig:
+    """The deploy config that comes along for the task and the backend, at the job's shape and batch."""
+    setting, cfg = job.setting, job.model.cfg
+    (height, width), changed = setting.shape, dict[str, Any]()
+    if _samples_adaptively(cfg):
+        changed['backend_config__operators'] = dict(roi_sampling_ratio=2)
+    return deploy_config(
+        deploy_task(cfg),
+        setting,
+        codebase_config__part=job.part,
+        onnx_config__height=height,
+        onnx_config__width=width,
+        onnx_config__batch_size=setting.batch,
+        **changed,
+    )
+
+
 def prepare(job: Job, row: Row, folder: Path, progress: Step = lambda step: None) -> Subject:
     """Build, export and load; fills the row as far as it gets.
 
@@ -97,25 +115,13 @@ def prepare(job: Job, row: Row, folder: Path, progress: Step = lambda step: None
     Raises:
         UserError: The model, the precision or the backend does not go here; says why.
     """
-    setting, cfg = job.setting, job.model.cfg
-    (height, width), changed = setting.shape, dict[str, Any]()
-    if _samples_adaptively(cfg):
-        changed['backend_config__operators'] = dict(roi_sampling_ratio=2)
-    options = deploy_config(
-        deploy_task(cfg),
-        setting,
-        codebase_config__part=job.part,
-        onnx_config__height=height,
-        onnx_config__width=width,
-        onnx_config__batch_size=setting.batch,
-        **changed,
-    )
+    deploy = options(job)
 
     def make_graph() -> DeployGraph:
-        model, _ = build_model(cfg, job.checkpoint)
-        return build_part(model, options.graph, job.part)
+        model, _ = build_model(job.model.cfg, job.checkpoint)
+        return build_part(model, deploy.graph, job.part)
 
-    return make_subject(make_graph, setting, options, row, folder, progress)
+    return make_subject(make_graph, job.setting, deploy, row, folder, progress)
 
 
 def _samples_adaptively(cfg: Config) -> bool:

@@ -8,7 +8,9 @@ meaning has changed is worse than none.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -235,7 +237,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         values = json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f'{path}: cannot be read as JSON: {error}') from error
     if not isinstance(values, dict) or values.pop('schema', None) != SCHEMA:
         raise UserError(f'{path}: no file of results: "schema" is not {SCHEMA!r}; tools/benchmark.py writes them')
@@ -247,7 +249,10 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         )
     try:
         results: Results = _read(Results, values, '')
-    except ValueError as error:
+        for number, row in enumerate(results.rows):
+            if len(row.input_shape) != 4 or min(row.input_shape) < 1:
+                raise ValueError(f'rows[{number}].input_shape={row.input_shape} is not four sizes of at least 1')
+    except (ValueError, OverflowError) as error:
         raise UserError(f'{path}: {error}') from error
     return results
 
@@ -268,6 +273,15 @@ def _read(kind: Any, values: Any, where: str) -> Any:
     return kind(**{name: _value(hints[name], value, f'{prefix}{name}') for name, value in values.items()})
 
 
+def _number(value: float, where: str) -> float:
+    """Check a number: Python reads NaN and Infinity, which are not JSON, and 1e999."""
+    if not math.isfinite(value):
+        raise ValueError(f'{where}={value!r} is no finite number')
+    if re.search(r'_ms(\[\d+\])?$', where) and value <= 0:
+        raise ValueError(f'{where}={value!r} is no latency: it must be above 0')
+    return value
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     """Check one value against its annotation."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -277,8 +291,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if is_dataclass(kind):
         return _read(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(float(value), where)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
         raise ValueError(f'{where}={value!r} is not of the type {getattr(kind, "__name__", kind)}')
     if origin is list and arguments:

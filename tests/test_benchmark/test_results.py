@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,13 @@ def damaged_row(**changed: Any) -> dict[str, Any]:
         (damaged_row(wall=3), r'rows\[0\].wall is not an object'),
         (damaged_row(breakdown={'backbone': 'fast'}), r"rows\[0\].breakdown\['backbone'\]='fast'"),
         (damaged_row(model=None), r'rows\[0\].model=None'),
+        (damaged_row(gflops=float('nan')), r'rows\[0\].gflops=nan is no finite number'),
+        (damaged_row(breakdown={'backbone': float('inf')}), r"rows\[0\].breakdown\['backbone'\]=inf is no finite"),
+        (damaged_row(gflops=10**400), 'too large'),
+        (damaged_row(rounds_ms=[1, 0]), r'rows\[0\].rounds_ms\[1\]=0.0 is no latency'),
+        (damaged_row(wall=asdict(Timing.of([1.0])) | {'p10_ms': -1}), r'rows\[0\].wall.p10_ms=-1.0 is no latency'),
+        (damaged_row(input_shape=[]), r'rows\[0\].input_shape=\[\] is not four sizes'),
+        (damaged_row(input_shape=[1, 3, 0, 64]), r'is not four sizes of at least 1'),
     ],
 )
 def test_foreign_files_are_refused_with_the_place(values: Any, words: str, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_foreign_files_are_refused_with_the_place(values: Any, words: str, tmp_p
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'[1, 2'])
+@pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'[1, 2', b'[' * 100_000])
 def test_files_that_are_no_json(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / 'run.json'
     path.write_bytes(content)

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmtrtvit.apis.model import build_model
 from mmtrtvit.benchmark import jobs as module
-from mmtrtvit.benchmark.jobs import Job, new_row, prepare
+from mmtrtvit.benchmark.jobs import Job, new_row, options, prepare
 from mmtrtvit.benchmark.models import find_model
 from mmtrtvit.benchmark.results import Results, Row, read_results
 from mmtrtvit.benchmark.run import Pace, Run, compare, file_name
 from mmtrtvit.benchmark.subjects import Setting, Subject, choose_device, multiply_adds
 from mmtrtvit.benchmark.timing import Sample
 from mmtrtvit.benchmark.tools.benchmark import main, make_jobs, parse_args, run
+from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.errors import UserError
 from tests.test_benchmark.test_results import row as made_up
 from tests.tiny import make_detector
@@ -97,6 +100,19 @@ def test_multiply_adds_count_attention_too() -> None:
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     assert multiply_adds(Attention(), torch.rand(1, 2, 5, 4)) == 2 * (5 * 5 * 4) * 2  # two products in two heads
+    # 1e13 scores, which no memory holds
+    assert multiply_adds(Attention(), torch.rand(100, 1000, 10_000, 1)) == 2 * 100 * 1000 * 10_000**2
+
+
+@pytest.mark.parametrize('part', ['backbone', 'network', 'end2end'])
+def test_multiply_adds_of_what_is_not_computed_are_those_of_what_is(config: Path, part: str) -> None:
+    job = Job(find_model(str(config)), part, Setting('pytorch', 'fp32', (64, 96)))
+    model, _ = build_model(job.model.cfg, 'none')
+    graph = build_part(model, options(job).graph, part)
+    image = graph.example_input()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        graph(image)
+    assert multiply_adds(graph, image) == counter.get_total_flops() / 2 > 1e6
 
 
 def test_a_model_that_fails_is_a_row_and_status_1(

@@ -99,6 +99,33 @@ def test_detector_has_the_ap_and_the_detections_of_mmdet_on_the_canvas(
     assert 'suppression of duplicates proved complete on all 6 images' in capfd.readouterr().out
 
 
+def test_fp16_is_evaluated_with_every_result_rounded(
+    detector: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rounded weights alone, which ONNX Runtime's CPU provider shows, err less than weights and results."""
+    image = sorted(detector.images.iterdir())[0]
+    deploy(
+        ['detection_onnxruntime-fp16_static-320x320', str(detector.config), str(detector.checkpoint), str(image),
+         '--work-dir', str(tmp_path / 'fp16'), '--log-level', 'ERROR', '--cfg-options', 'onnx_config.height=64',
+         'onnx_config.width=96', 'onnx_config.batch_size=4', LOW_SCORES]
+    )  # fmt: skip
+    engine = tmp_path / 'fp16' / 'end2end.onnx'
+    options = ('--cfg-options', LOW_SCORES)
+    _, exact = outcome(detector, detector.engine, tmp_path, *options)
+    _, weights = outcome(detector, engine, tmp_path, *options)
+    capfd.readouterr()
+    _, rounded = outcome(detector, engine, tmp_path, '--emulate-fp16', *options)
+    assert f'{engine}: suppression of duplicates' in capfd.readouterr().out
+
+    def error(found: list[Any]) -> float:
+        pairs = zip(found, exact, strict=True)
+        return float(
+            np.mean([(a['pred_instances']['scores'] - b['pred_instances']['scores']).abs().mean() for a, b in pairs])
+        )
+
+    assert 0 < error(weights) < error(rounded) < 0.01
+
+
 def test_segmentor_has_the_iou_of_mmseg_on_the_canvas(segmentor: Tiny, tmp_path: Path) -> None:
     reference, theirs = outcome(segmentor, segmentor.checkpoint, tmp_path, '--letterbox', '64x96')
     found, ours = outcome(segmentor, segmentor.engine, tmp_path)
@@ -209,6 +236,8 @@ def test_other_names_of_classes_are_a_warning(
         ('engine', ['--threads', '0'], '--threads 0: at least 1'),
         ('checkpoint', ['--device', 'gpu'], '--device gpu: '),
         ('checkpoint', ['--backend', 'onnxruntime'], 'has no card'),
+        ('engine', ['--emulate-fp16'], r'--emulate-fp16: .*end2end\.onnx is in fp32'),
+        ('checkpoint', ['--emulate-fp16'], '--emulate-fp16: is for the ONNX file'),
         ('nowhere.onnx', [], r'engine not found: nowhere\.onnx'),
         ('nowhere.pth', [], r'checkpoint not found: nowhere\.pth'),
     ],

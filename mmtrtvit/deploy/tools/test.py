@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -32,12 +34,41 @@ def engine_runner(cfg: Config, args: argparse.Namespace) -> Runner:
         raise UserError('--letterbox: an engine has its own canvas; the option is for checkpoints')
     if not Path(args.checkpoint).is_file():
         raise UserError(f'engine not found: {args.checkpoint}; tools/deploy.py makes it')
-    engines.use_engine(cfg, args.checkpoint, device=args.device, backend=args.backend, threads=args.threads)
-    check_data(cfg, ('test',))
-    runner = build_runner(cfg)
-    engines.check_classes(cast('engines.EngineModel', runner.model), runner.test_loop.dataloader.dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        path = emulated(Path(args.checkpoint), Path(folder)) if args.emulate_fp16 else Path(args.checkpoint)
+        engines.use_engine(cfg, str(path), device=args.device, backend=args.backend, threads=args.threads)
+        check_data(cfg, ('test',))
+        runner = build_runner(cfg)
+    model = cast('engines.EngineModel', runner.model)
+    model.engine.path = Path(args.checkpoint)
+    engines.check_classes(model, runner.test_loop.dataloader.dataset)
     runner.register_hook(engines.EngineReport())
     return runner
+
+
+def emulated(onnx: Path, folder: Path) -> Path:
+    """Make a graph, with its card, whose every fp16 result is rounded, which ONNX Runtime's CPU provider leaves out.
+
+    Args:
+        onnx: A graph in fp16 of ``tools/deploy.py``, also one that an engine was built of.
+        folder: For the new files.
+
+    Raises:
+        UserError: It is no such graph.
+    """
+    from mmtrtvit.deploy.backends import read_card, sha256_of, write_card
+    from mmtrtvit.deploy.precision import emulate_fp16
+
+    if onnx.suffix != '.onnx':
+        raise UserError(f'--emulate-fp16: {onnx} is an engine: name the end2end.onnx that it was built of')
+    card, path = read_card(onnx), folder / onnx.name
+    if card.precision_asked != 'fp16':
+        raise UserError(f'--emulate-fp16: {onnx} is in {card.precision_asked}: deploy with precision="fp16"')
+    if sha256_of(onnx) != card.engine_sha256:
+        raise UserError(f'{onnx}: is not the file that its card describes: deploy it again')
+    emulate_fp16(onnx, path)
+    write_card(replace(card, engine_sha256=sha256_of(path)), path)
+    return path
 
 
 def letterbox_runner(cfg: Config, args: argparse.Namespace) -> Runner:
