@@ -57,7 +57,7 @@ def write_bridges(folder: Path) -> None:
         bridge.write_text(BRIDGE.format(name=name, module=dotted), encoding='utf-8')
 
 
-DEPLOY = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.22']
+DEPLOY = ['onnx>=1.18', 'onnx-ir>=0.1.8', 'onnxscript>=0.5', 'onnxruntime>=1.22']
 
 setup(
     name='mmtrtvit',
