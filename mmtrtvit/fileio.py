@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ['atomic_dir', 'atomic_path', 'atomic_write_bytes', 'atomic_write_json', 'atomic_write_text']
+__all__ = ['atomic_dir', 'atomic_path', 'atomic_write_bytes', 'atomic_write_json', 'atomic_write_text', 'make_folder']
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WAY_OUT = {
@@ -158,6 +158,17 @@ def atomic_dir(path: str | os.PathLike[str], *, replace: bool = False) -> Iterat
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it where they are missing.
+
+    Raises:
+        OSError: It cannot be made; names the path and the way out.
+    """
+    with _explained(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 def _swap_in(partial: Path, target: Path, full: bool) -> None:

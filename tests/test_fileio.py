@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from mmtrtvit import fileio
-from mmtrtvit.fileio import atomic_dir, atomic_path, atomic_write_bytes, atomic_write_json, atomic_write_text
+from mmtrtvit.fileio import (
+    atomic_dir,
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    make_folder,
+)
 
 FILEIO = Path(fileio.__file__)
 
@@ -48,6 +55,15 @@ def test_json(tmp_path):
         atomic_write_json(tmp_path / 'a.json', {'k': float('nan')})
     assert (tmp_path / 'a.json').read_text() == '{"k":[1,2]}\n'
     assert names(tmp_path) == ['a.json']
+
+
+def test_make_folder(tmp_path):
+    assert make_folder(tmp_path / 'a' / 'b') == tmp_path / 'a' / 'b'
+    assert make_folder(tmp_path / 'a' / 'b').is_dir()
+    (tmp_path / 'file').write_text('x')
+    for name in ('file', 'file/b'):
+        with pytest.raises(OSError, match=f'cannot write .*{name}: .*a part of that path is a file.*choose another'):
+            make_folder(tmp_path / name)
 
 
 def test_exception_leaves_the_old_file(tmp_path):

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmtrtvit.apis.config import add_config_arguments, check_has_model, load_config
 from mmtrtvit.apis.errors import run_tool
+from mmtrtvit.apis.model import quiet
 
 #: Height and width of the published comparisons: Mask R-CNN and Semantic FPN in Next-ViT (arXiv 2207.05501, tables
 #: 5 and 6), classification at ImageNet's 224.
@@ -126,7 +127,8 @@ def complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
     height, width = shape or DEFAULT_SHAPES.get(scope, (224, 224))
     settings = cfg.model.copy()
     settings.pop('init_cfg', None)
-    model = MODELS.build(settings).eval()
+    with quiet():
+        model = MODELS.build(settings).eval()
     traced = _TensorsOnly(model, _samples(scope, height, width))
     if getattr(model, 'with_rpn', False) and getattr(model, 'with_roi_head', False):
         _fix_proposals(model, traced.also, height, width)

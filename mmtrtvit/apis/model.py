@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,8 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
     if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs keep it beside the model; as mmengine's runner
         definition.setdefault('data_preprocessor', cfg.data_preprocessor)
     torch.manual_seed(seed)
-    model: Any = MODELS.build(definition)
+    with quiet():  # mmpretrain tells how its classifiers augment in training
+        model: Any = MODELS.build(definition)
     meta: dict[str, Any] = {}
     if checkpoint != NO_CHECKPOINT:
         loaded = _load_checkpoint(checkpoint, map_location='cpu')
@@ -57,14 +59,21 @@ def build_model(cfg: Config, checkpoint: str, seed: int = 0) -> tuple[nn.Module,
         _load_checkpoint_to_model(model, loaded)
         meta = loaded.get('meta', {}) if isinstance(loaded, dict) else {}
     else:
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel(logging.WARNING)  # a line a parameter otherwise
-        try:
+        with quiet():  # a line a parameter otherwise
             model.init_weights()
-        finally:
-            logger.setLevel(level)
     return model.eval(), class_names(cfg, meta)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let mmengine's logger through from warnings on."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def without_initial_weights(definition: Any) -> None:

@@ -129,7 +129,7 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
     unknown = [key for key in cfg if key not in (*SECTIONS, 'custom_imports', 'default_scope')]
     if unknown:
         raise UserError(f'{name}: {unknown[0]} is no section of a deploy config{near(unknown[0], SECTIONS)}')
-    codebase, onnx, backend = (_plain(cfg[section]) for section in SECTIONS[:3])
+    codebase, onnx, backend = (_plain(cfg[section], f'{name}: {section}') for section in SECTIONS[:3])
     _known(codebase, _CODEBASE, f'{name}: codebase_config')
     _known(onnx, _ONNX, f'{name}: onnx_config')
     task, kind = codebase.pop('task', None), backend.pop('type', None)
@@ -141,7 +141,11 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
     if part not in PARTS:
         raise UserError(f'{name}: codebase_config.part={part!r} is not one of {", ".join(PARTS)}')
     opset, dynamic_batch = onnx.pop('opset_version', OPSET), onnx.pop('dynamic_batch', False)
-    load, operators = backend.pop('load', {}), backend.pop('operators', {})
+    if not isinstance(opset, int) or opset < OPSET:
+        raise UserError(f'{name}: onnx_config.opset_version={opset!r}: a whole number of at least {OPSET} is needed')
+    if not isinstance(dynamic_batch, bool):
+        raise UserError(f'{name}: onnx_config.dynamic_batch={dynamic_batch!r} is neither True nor False')
+    load, operators = (_plain(backend.pop(key, {}), f'{name}: backend_config.{key}') for key in ('load', 'operators'))
     _known(operators, _OPERATORS, f'{name}: backend_config.operators')
     nms = _make(NMSOptions, operators.pop('nms', {}), f'{name}: backend_config.operators.nms')
     graph = {**codebase, **onnx, **operators, 'nms': nms}
@@ -155,11 +159,13 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
         backend=kind,
         build=_make(BuildOptions, backend, f'{name}: backend_config'),
         load=_make(LoadOptions, load, f'{name}: backend_config.load'),
-        calibration=_make(CalibrationOptions, _plain(cfg.get('calib_config', {})), f'{name}: calib_config'),
+        calibration=_make(CalibrationOptions, cfg.get('calib_config', {}), f'{name}: calib_config'),
     )
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _plain(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f'{where}={value!r} is no dict')
     return dict(value.to_dict() if hasattr(value, 'to_dict') else value)
 
 
@@ -169,8 +175,9 @@ def _known(values: Mapping[str, Any], allowed: set[str], where: str) -> None:
             raise UserError(f'{where} has no {key}{near(key, allowed)}; it has {", ".join(sorted(allowed))}')
 
 
-def _make(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+def _make(kind: Any, values: Any, where: str) -> Any:
     """Build an options dataclass, with errors that name the config's key."""
+    values = _plain(values, where)
     _known(values, {entry.name for entry in dataclasses.fields(kind)}, where)
     missing = [
         entry.name

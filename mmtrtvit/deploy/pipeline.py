@@ -38,7 +38,7 @@ from mmtrtvit.deploy.picture import draw_side_by_side
 from mmtrtvit.deploy.precision import PrecisionReport
 from mmtrtvit.deploy.preprocess import read_image
 from mmtrtvit.deploy.steps import Step, build_engine, export_model, silent
-from mmtrtvit.fileio import atomic_write_json
+from mmtrtvit.fileio import atomic_write_json, make_folder
 
 ONNX, ENGINE, SUMMARY = 'end2end.onnx', 'end2end.engine', 'deploy.json'
 SCHEMA_VERSION = 1
@@ -123,7 +123,7 @@ def deploy(
         raise BackendError(f'{deploy_cfg.name}: {backend.name} cannot build here: {available.no_build}')
     for image in images:
         read_image(image)  # a wrong one shows before minutes of work
-    work_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(work_dir)
     (work_dir / SUMMARY).unlink(missing_ok=True)
     made = export_model(deploy_cfg, model_cfg, checkpoint, work_dir / ONNX, command=command, step=clock)
     engine, options = work_dir / ONNX, deploy_cfg.build

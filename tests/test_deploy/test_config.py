@@ -115,6 +115,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({'calib_config.images': 0}, r'calib_config: images=0: a whole number of at least 1 is needed'),
     ({'calib_config.method': 'kl'}, r"calib_config: method='kl' is not one of minmax, entropy, percentile"),
     ({'calib_config.split': 'valid'}, r"calib_config: split='valid' is not one of train, val, test"),
+    ({'onnx_config': 64}, r'onnx_config=64 is no dict'),
+    ({'onnx_config.opset_version': 3}, r'onnx_config\.opset_version=3: a whole number of at least 20 is needed'),
+    ({'onnx_config.opset_version': '20'}, r"onnx_config\.opset_version='20': a whole number"),
+    ({'onnx_config.dynamic_batch': 'maybe'}, r"onnx_config\.dynamic_batch='maybe' is neither True nor False"),
+    ({'backend_config.operators': 5}, r'backend_config\.operators=5 is no dict'),
+    ({'backend_config.operators.nms': 'static'}, r"backend_config\.operators\.nms='static' is no dict"),
+    ({'backend_config.load': 3}, r'backend_config\.load=3 is no dict'),
+    ({'calib_config': 'train'}, r"calib_config='train' is no dict"),
     ({'calib_confg.images': 4}, r'calib_confg is no section of a deploy config; did you mean calib_config'),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,30 @@ def test_wrong_words(
     assert message in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / 'out' / 'deploy.json').exists()
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--device', 'gpu'], r'--device gpu: Expected one of cpu, cuda'),
+    (['--cfg-options', 'onnx_confg.height=64'], r'a deploy config has no onnx_confg; did you mean onnx_config\?'),
+])  # fmt: skip
+def test_wrong_options_are_said_before_anything_is_read(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(['nowhere.py', 'nowhere.py', 'none', 'nowhere.png', *options])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_work_dir_that_cannot_be_made(
+    detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'out').write_text('a file of the user')
+    with pytest.raises(SystemExit) as stopped:
+        main(command_line(detector, tmp_path))
+    assert stopped.value.code == 2
+    assert re.search(r'error: .*cannot write .*out: .*choose another place', capsys.readouterr().err)
+    assert (tmp_path / 'out').read_text() == 'a file of the user'
 
 
 @pytest.mark.parametrize(('part', 'outputs'), [

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from mmtrtvit.apis.config import add_config_arguments, load_config
-from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.errors import UserError, near, run_tool
 
 if TYPE_CHECKING:
     from mmtrtvit.deploy.pipeline import Deployment
@@ -61,6 +61,8 @@ def deploy(argv: Sequence[str]) -> Deployment:
     except ImportError as error:
         raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
     options = args.cfg_options or {}
+    check_sections(options)
+    check_device_name(args.device)
     ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
     deploy_cfg = load_deploy_config(args.deploy_cfg, ours)
     model_cfg = load_config(args.config, {key: value for key, value in options.items() if key not in ours})
@@ -90,6 +92,33 @@ def deploy(argv: Sequence[str]) -> Deployment:
         print(f'error: {work_dir}: {said}', file=sys.stderr)
         raise SystemExit(1)
     return made
+
+
+def check_sections(options: dict[str, Any]) -> None:
+    """Refuse an option whose section is a misspelt one of the deploy config: the model config would swallow it.
+
+    Raises:
+        UserError: Names the option and the section that is near.
+    """
+    for key in options:
+        section = key.split('.')[0]
+        hint = '' if section in _DEPLOY_SECTIONS else near(section, _DEPLOY_SECTIONS, 0.8)
+        if hint:
+            raise UserError(f'--cfg-options {key}: a deploy config has no {section}{hint}')
+
+
+def check_device_name(name: str) -> None:
+    """Refuse a misspelt device before minutes of export.
+
+    Raises:
+        UserError: It is no name of a device; whether it is there, the backend says.
+    """
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'--device {name}: {str(error).splitlines()[0]}') from error
 
 
 class _Steps:

@@ -1,0 +1,34 @@
+"""A model alone, as the deployment tools and the benchmark build it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from mmengine.logging import MMLogger
+
+from mmtrtvit.apis.config import load_config
+from mmtrtvit.apis.flops import complexity
+from mmtrtvit.apis.model import build_model
+
+
+def test_building_says_nothing() -> None:
+    """Into a table or a pipe belongs no line about augmentation in training, which mmpretrain's classifiers log."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        cfg = load_config('trtvit/trtvit-a_imagenet')
+        model, _ = build_model(cfg, 'none')
+        complexity(cfg, (32, 32))
+        assert logger.level == logging.INFO
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert said == []
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
