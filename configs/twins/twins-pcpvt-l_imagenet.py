@@ -1,10 +1,5 @@
 _base_ = ['../trtvit_imagenet.py', '../_base_/backbones/twins-pcpvt-l.py']
 model = dict(
-    backbone=dict(
-        _base_.peer,
-        out_indices=_base_.peer.out_indices[-1:],
-        init_cfg=None,
-        norm_after_stage=[False, False, False, True],
-    ),
+    backbone=dict(_base_.peer, out_indices=(3,), init_cfg=None, norm_after_stage=[False, False, False, True]),
     head=dict(in_channels=_base_.peer_channels[-1]),
 )
