@@ -73,7 +73,9 @@ def find_model(word: str, task: str = 'mask_rcnn') -> Model:
             return Model(stem, short, load_config(str(stems[stem])))
     backbones = sorted({backbone_of(stem) for stem in stems})
     if short in backbones:
-        raise UserError(f'{word}: there is no {task} config with this backbone')
+        tasks = [task for task in MODEL_TASKS if any(backbone_of(s) == short and _is_of(s, task) for s in stems)]
+        there = f'; --task {" or ".join(tasks)} has one' if tasks else ''
+        raise UserError(f'{word}: there is no {task} config with this backbone{there}')
     hint = near(short, [*backbones, *stems], 0.5)
     raise UserError(
         f'{word}: neither a config file, nor a config of the zoo, nor a backbone{hint}; '

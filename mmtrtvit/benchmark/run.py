@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, now, versio
 from mmtrtvit.benchmark.results import NOISY_SPREAD, Ratio, Results, Row, Timing, write_results
 from mmtrtvit.benchmark.subjects import Step, Subject
 from mmtrtvit.benchmark.timing import Measured, interleave, reason
+from mmtrtvit.fileio import make_folder
 
 __all__ = ['Entry', 'Pace', 'Progress', 'Run', 'compare', 'file_name']
 
@@ -94,7 +98,8 @@ class Run:
     def measure(self, entries: Sequence[Entry], breakdown: bool = False) -> bool:
         """Prepare everything, measure it in interleaved rounds, and keep the results on disk.
 
-        One that fails is a row with its error. Ctrl-C keeps what was measured; ``results.interrupted`` tells.
+        One that fails is a row with its error. Ctrl-C and SIGTERM keep what was measured; ``results.interrupted``
+        tells.
 
         Args:
             entries: What to measure; those of earlier calls are measured no more, but their rows stay.
@@ -103,10 +108,10 @@ class Run:
         Returns:
             Whether it went to its end; False after Ctrl-C.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.measured += [entry.row for entry in entries]
         subjects: dict[int, Subject] = {}
-        with tempfile.TemporaryDirectory(prefix='.engines-', dir=self.folder) as engines:
+        with _terminable(), tempfile.TemporaryDirectory(prefix='.engines-', dir=self.folder) as engines:
             try:
                 for number, entry in enumerate(entries):
                     place = Path(engines) / str(number)
@@ -180,6 +185,19 @@ class Run:
             name = Path(file_name(results))
             self.path = _free(self.folder / f'{name.stem}{self.suffix}{name.suffix}')
         write_results(results, self.path)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let what ``timeout``, ``docker stop`` and slurm send end a run as Ctrl-C does: rows kept, engines removed."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _fill(row: Row, found: Measured, name: str) -> None:

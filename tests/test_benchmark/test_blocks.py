@@ -257,6 +257,9 @@ def test_weights_that_no_memory_holds_are_left_out(tmp_path: Path, monkeypatch: 
         (['--search', '--guidelines'], 'not allowed with'),
         (['--search', '--budget-ms', '5', '--kinds', 'Swin'], 'leave --kinds out'),
         (['--budget-ms', '5'], '--budget-ms is for --search'),
+        (['--search', '--budget-ms', '5', '--min-depths', *'3333', '--max-depths', *'4422'], 'must not lie above'),
+        (['--search', '--budget-ms', '5', '--min-depths', *'3033'], '--min-depths 0: at least 1'),
+        (['--device', 'nosuch'], '--device nosuch: '),
         (['show', 'nowhere.json'], 'nowhere.json: no such file'),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,11 @@ def test_a_model_that_fails_is_a_row_and_status_1(
         (['--parts', 'tail'], 'tail'),
         (['--backend', 'openvino'], 'openvino'),
         (['--checkpoint', 'a.pth', '--models', 'trtvit-a', 'swin-t'], 'single model'),
+        (['--checkpoint', 'nowhere.pth'], 'checkpoint not found: nowhere.pth'),
+        (['--limit', 'nan'], '--limit nan'),
+        (['--device', 'nosuch'], '--device nosuch: '),
+        (['--models', 't2t-vit-14'], 'no mask_rcnn config with this backbone; --task imagenet has one'),
+        (['--out', __file__], 'test_run.py'),
     ],
 )
 def test_wrong_words_end_with_status_2(
@@ -283,6 +289,21 @@ def test_status_130_after_ctrl_c(config: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SystemExit) as ended:
         main(arguments(config, tmp_path))
     assert ended.value.code == 130
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, 'prepare', Fake({'first': [1, 2, 4, 8], 'second': [1, 2, 4, 8]}).prepare)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def progress(what: str, done: int, of: int) -> None:
+        if 'second' in what and 'round 2' in what:
+            signal.raise_signal(signal.SIGTERM)
+
+    found, path = measure(jobs, tmp_path / 'out', Pace(3, 1), progress=progress)
+    assert found.interrupted
+    assert [row.rounds_ms for row in found.rows] == [[2], [2]]
+    assert list((tmp_path / 'out').iterdir()) == [path]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_only_equal_settings_are_compared() -> None:

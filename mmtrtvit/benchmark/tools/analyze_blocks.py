@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.benchmark.block_kinds import KINDS, OWN_KINDS, WIDTHS, find_kind
@@ -33,8 +32,16 @@ from mmtrtvit.benchmark.probes import SKIPPED, Probe
 from mmtrtvit.benchmark.results import Results, read_results
 from mmtrtvit.benchmark.run import Pace, Run
 from mmtrtvit.benchmark.search import MAX_DEPTHS, Costs, Proposal, best_depths
-from mmtrtvit.benchmark.subjects import Setting, choose_device
-from mmtrtvit.benchmark.tools.benchmark import default_backend
+from mmtrtvit.benchmark.subjects import Setting
+from mmtrtvit.benchmark.tools.options import (
+    add_pace_arguments,
+    check_pace,
+    default_backend,
+    make_console,
+    progress_bar,
+    resolve_device,
+    size_type,
+)
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.fileio import atomic_write_text
 from mmtrtvit.models import ARCHS, TRTViT
@@ -43,8 +50,6 @@ from mmtrtvit.models import ARCHS, TRTViT
 DEFAULT_KINDS = tuple(name for name in KINDS if name not in ('PVT', 'PVTv2'))
 #: The backbones of the guidelines.
 NAMES = frozenset(network.name for network in NETWORKS)
-#: Columns of the tables where the output is no terminal.
-WIDTH = 140
 #: Height and width without ``--shape``.
 SHAPES = {'cpu': (224, 224), 'gpu': (512, 512)}
 
@@ -59,8 +64,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     mode.add_argument('--search', action='store_true', help='find the depths that bring the most within --budget-ms')
     parser.add_argument('--backend', choices=backend_names(), help='default: the fastest that runs here')
     parser.add_argument('--precision', choices=('fp32', 'fp16'), help='default: fp16 on a GPU, fp32 on a CPU')
-    parser.add_argument('--shape', type=_shape, metavar='HxW', help='of the image; default 224x224 on a CPU, 512x512 '
-                        'on a GPU')  # fmt: skip
+    parser.add_argument('--shape', type=size_type(32), metavar='HxW', help='of the image; default 224x224 on a CPU, '
+                        '512x512 on a GPU')  # fmt: skip
     parser.add_argument('--batch', type=int, default=1, help='images a call (1)')
     parser.add_argument('--kinds', nargs='+', metavar='KIND', help=f'blocks, of {", ".join(KINDS)}; default: all but '
                         'PVT and PVTv2; with --guidelines ours')  # fmt: skip
@@ -76,14 +81,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         metavar='C',
         help=f"widths of the four stages; default TRT-ViT-C's: {' '.join(map(str, WIDTHS))}",
     )
-    parser.add_argument('--rounds', type=int, default=20, help='how often everything is measured (20)')
-    parser.add_argument('--warmup', type=int, default=2, help='calls of each before the first round (2)')
-    parser.add_argument('--calls', type=int, help='calls in a row within a round; default: 1 on a CPU, 20 on a GPU')
-    parser.add_argument('--limit', type=float, default=10, metavar='MINUTES',
-                        help='no new round begins after this; at least one is measured (10)')  # fmt: skip
-    parser.add_argument('--threads', type=int, help="CPU threads; default: the backend's choice")
-    parser.add_argument('--device', help='cpu or cuda:0; default: the GPU where the backend can run on it')
-    parser.add_argument('--out', default='work_dirs/blocks', help='folder for the results (work_dirs/blocks)')
+    add_pace_arguments(parser, 10, 'work_dirs/blocks')
     search = parser.add_argument_group('with --search')
     search.add_argument('--budget-ms', type=float, metavar='MS', help='what the backbone may take')
     search.add_argument('--maximise', choices=('gflops', 'params'), default='gflops', help='what is wanted (gflops)')
@@ -94,34 +92,22 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                         help=' '.join(map(str, MAX_DEPTHS)))  # fmt: skip
     search.add_argument('--tolerance', type=float, default=0.05, help='share of the budget by which the built backbone '
                         'may break it before the exit status is 1 (0.05)')  # fmt: skip
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     _check(parser, args)
     return args
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for name, least in (('rounds', 1), ('warmup', 0), ('calls', 1), ('threads', 1), ('limit', 0), ('batch', 1),
-                        ('depth', 1), ('tolerance', 0)):  # fmt: skip
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            parser.error(f'--{name} {value}: at least {least} is needed')
-    if min(args.channels) < 1:
-        parser.error(f'--channels {" ".join(map(str, args.channels))}: at least 1 each is needed')
+    check_pace(parser, args, batch=1, depth=1, tolerance=0, channels=1, min_depths=1)
     if args.search:
         if args.budget_ms is None or not args.budget_ms > 0:
             parser.error('--search needs --budget-ms, above 0')
         if args.kinds:
             parser.error('--search measures --blocks: leave --kinds out')
+        if any(few > many for few, many in zip(args.min_depths, args.max_depths, strict=True)):
+            parser.error(f'--min-depths {args.min_depths} must not lie above --max-depths {args.max_depths}')
     elif args.budget_ms is not None:
         parser.error('--budget-ms is for --search')
-
-
-def _shape(word: str) -> tuple[int, int]:
-    height, _, width = word.lower().partition('x')
-    if not (height.isdecimal() and width.isdecimal() and int(height) >= 32 and int(width) >= 32):
-        raise argparse.ArgumentTypeError(f'{word!r} is not HEIGHTxWIDTH of at least 32 each, such as 512x512')
-    return int(height), int(width)
 
 
 @dataclass
@@ -144,19 +130,18 @@ class _Outcome:
 def run(argv: Sequence[str]) -> _Outcome:
     """Measure as the command line says, print and keep the results."""
     args = parse_args(argv)
-    console = _console()
+    console = make_console()
     setting, pace = make_setting(args)
     for kind in args.kinds or ():
         find_kind(kind)  # an unknown one is said before anything is built
-    with _progress(console) as bar:
-        task = bar.add_task('', total=None)
+    with progress_bar(console) as progress:
         measuring = Run(
             pace,
             Path(args.out),
             setting.device,
             shlex.join(['python', 'tools/analyze_blocks.py', *argv]),
             '_search' if args.search else '_guidelines' if args.guidelines else '_blocks',
-            lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
+            progress,
             lambda rows: [*block_rows(rows), *(row for row in rows if row.part != 'block')],
         )
         outcome = _search(args, setting, measuring) if args.search else _measure(args, setting, measuring)
@@ -169,7 +154,7 @@ def run(argv: Sequence[str]) -> _Outcome:
 def make_setting(args: argparse.Namespace) -> tuple[Setting, Pace]:
     """Backend, device, precision and pace, with what was left to choose."""
     backend = args.backend or default_backend()
-    device = args.device or choose_device(backend)
+    device = resolve_device(args.device, backend)
     place = 'cpu' if device == 'cpu' else 'gpu'
     precision = args.precision or ('fp32' if place == 'cpu' else 'fp16')
     setting = Setting(backend, precision, args.shape or SHAPES[place], args.batch, device, args.threads)
@@ -299,18 +284,7 @@ def show_file(argv: Sequence[str]) -> None:
     if args.into:
         print(put_into(results, path, Path(args.into)))
         return
-    show(_console(), results, path, any(row.model in NAMES for row in results.rows))
-
-
-def _console() -> Console:
-    console = Console()
-    # a file or a pipe has no width: no number is cut
-    return console if console.is_terminal else Console(width=WIDTH)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn('{task.description}', markup=False), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
+    show(make_console(), results, path, any(row.model in NAMES for row in results.rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

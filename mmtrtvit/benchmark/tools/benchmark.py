@@ -12,24 +12,31 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.launch import check_checkpoint
+from mmtrtvit.apis.model import NO_CHECKPOINT
 from mmtrtvit.benchmark.jobs import Job
 from mmtrtvit.benchmark.models import MODEL_TASKS, find_model
 from mmtrtvit.benchmark.results import Results, Row
 from mmtrtvit.benchmark.run import Pace, Run, compare
-from mmtrtvit.benchmark.subjects import Setting, choose_device
-from mmtrtvit.deploy.backends import backend_names, get_backend
+from mmtrtvit.benchmark.subjects import Setting
+from mmtrtvit.benchmark.tools.options import (
+    add_pace_arguments,
+    check_pace,
+    default_backend,
+    make_console,
+    progress_bar,
+    resolve_device,
+    size_type,
+)
+from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.graphs.parts import PARTS
 
 #: What is measured without ``--models``: TRT-ViT, the peers that its paper compares with, and the usual ones.
 DEFAULT_MODELS = ('trtvit-c', 'twins-pcpvt-b', 'twins-svt-s', 'twins-svt-b', 'swin-t', 'resnet-50')
-#: Columns of the tables where the output is no terminal.
-WIDTH = 140
 #: Height and width without ``--shape``: on a GPU those that papers time, on a CPU what ends in minutes.
 SHAPES = {
     'cpu': {'imagenet': (224, 224), '': (512, 512)},
@@ -52,50 +59,21 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                         help=f'of {", ".join(backend_names())}; default: the fastest that runs here')  # fmt: skip
     parser.add_argument('--precision', nargs='+', choices=('fp32', 'fp16', 'int8'),
                         help='default: fp16 on a GPU, fp32 on a CPU')  # fmt: skip
-    parser.add_argument('--shape', type=_shape, metavar='HxW', help='of the canvas; default 512x512 on a CPU, the '
-                        "papers' on a GPU (800x1344 for detectors)")  # fmt: skip
+    parser.add_argument('--shape', type=size_type(1), metavar='HxW', help='of the canvas; default 512x512 on a CPU, '
+                        "the papers' on a GPU (800x1344 for detectors)")  # fmt: skip
     parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images a call; several are several rows')
     parser.add_argument('--baseline', help='model that the others are compared with; default: the first of --models')
-    parser.add_argument('--rounds', type=int, default=20, help='how often everything is measured (20)')
-    parser.add_argument('--warmup', type=int, default=2, help='calls of each before the first round (2)')
-    parser.add_argument('--calls', type=int, help='calls in a row within a round; default: 1 on a CPU, 20 on a GPU')
-    parser.add_argument('--limit', type=float, default=2, metavar='MINUTES',
-                        help='no new round begins after this; at least one is measured (2)')  # fmt: skip
-    parser.add_argument('--threads', type=int, help="CPU threads; default: the backend's choice")
-    parser.add_argument('--device', help='cpu or cuda:0; default: the GPU where the backend can run on it')
     parser.add_argument('--copies', action='store_true', help='time copying to and from the GPU too')
-    parser.add_argument('--checkpoint', default='none', help="weights of a single model; default 'none': random ones")
+    parser.add_argument(
+        '--checkpoint', default=NO_CHECKPOINT, help="weights of a single model; default 'none': random ones"
+    )
     parser.add_argument('--no-breakdown', action='store_true', help='leave out where the time goes')
-    parser.add_argument('--out', default='work_dirs/benchmark', help='folder for the results (work_dirs/benchmark)')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    add_pace_arguments(parser, 2, 'work_dirs/benchmark')
     args = parser.parse_args(argv)
-    for name, least in (('rounds', 1), ('warmup', 0), ('calls', 1), ('threads', 1), ('limit', 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f'--{name} {value}: at least {least} is needed')
-    if min(args.batch) < 1:
-        parser.error(f'--batch {min(args.batch)}: at least 1 is needed')
-    if args.checkpoint != 'none' and len(args.models) > 1:
+    check_pace(parser, args, batch=1)
+    if args.checkpoint != NO_CHECKPOINT and len(args.models) > 1:
         parser.error('--checkpoint is for a single model')
     return args
-
-
-def _shape(word: str) -> tuple[int, int]:
-    height, _, width = word.lower().partition('x')
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f'{word!r} is not HEIGHTxWIDTH, such as 800x1344')
-    return int(height), int(width)
-
-
-def default_backend() -> str:
-    """The fastest backend that can build and run here."""
-    if torch.cuda.is_available():
-        for name in ('tensorrt', 'tensorrt-rtx'):
-            available = get_backend(name).availability()
-            if available.can_build and available.can_run:
-                return name
-        return 'cudagraph'
-    return 'onnxruntime' if get_backend('onnxruntime').availability().can_run else 'pytorch'
 
 
 def make_jobs(args: argparse.Namespace) -> list[Job]:
@@ -103,7 +81,7 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
     models = [find_model(word, args.task) for word in args.models]
     jobs = []
     for backend in args.backend or [default_backend()]:
-        device = args.device or choose_device(backend)
+        device = resolve_device(args.device, backend)
         shapes = SHAPES['cpu' if device == 'cpu' else 'gpu']
         shape = args.shape or shapes.get(args.task, shapes[''])
         precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
@@ -116,9 +94,9 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
 def run(argv: Sequence[str]) -> Results:
     """Measure as the command line says, print and keep the results."""
     args = parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)  # a file or a pipe has no width: no number is cut
+    console = make_console()
+    if args.checkpoint != NO_CHECKPOINT:
+        check_checkpoint(args.checkpoint)
     jobs = make_jobs(args)
     wanted = args.baseline or args.models[0]
     baseline = next((job.model.name for job in jobs if wanted in (job.model.name, job.model.backbone)), '')
@@ -128,14 +106,13 @@ def run(argv: Sequence[str]) -> Results:
             raise UserError(f'--baseline {wanted} is not among the models that are measured')
     device = next((job.setting.device for job in jobs if job.setting.device != 'cpu'), 'cpu')
     calls = args.calls or (1 if device == 'cpu' else 20)
-    with _progress(console) as progress:
-        task = progress.add_task('', total=None)
+    with progress_bar(console) as progress:
         measuring = Run(
             Pace(args.rounds, args.warmup, calls, 60 * args.limit),
             Path(args.out),
             device,
             shlex.join(['python', 'tools/benchmark.py', *argv]),
-            progress=lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+            progress=progress,
             rows_of=partial(compare, baseline=baseline),
         )
         measuring.measure([job.entry() for job in jobs], breakdown=not args.no_breakdown)
@@ -144,11 +121,6 @@ def run(argv: Sequence[str]) -> Results:
     console.print(f'results: {path}', markup=False, soft_wrap=True)
     console.print(f'report:  python tools/benchmark.py report {shlex.quote(str(path))}', markup=False, soft_wrap=True)
     return results
-
-
-def _progress(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn('{task.description}', markup=False), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def show(console: Console, results: Results) -> None:
@@ -173,7 +145,7 @@ def show(console: Console, results: Results) -> None:
     for note in results.noise:
         console.print(f'noisy: {note}', markup=False, soft_wrap=True)
     done = max((len(row.rounds_ms) for row in results.rows), default=0)
-    if done < results.rounds:
+    if results.interrupted or 0 < done < results.rounds:
         why = 'interrupted' if results.interrupted else 'the time limit (--limit) is reached'
         console.print(f'{why} after {done} of {results.rounds} rounds')
 
