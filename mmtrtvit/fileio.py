@@ -20,7 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ['atomic_dir', 'atomic_path', 'atomic_write_bytes', 'atomic_write_json', 'atomic_write_text', 'make_folder']
+__all__ = [
+    'atomic_dir',
+    'atomic_path',
+    'atomic_write_bytes',
+    'atomic_write_json',
+    'atomic_write_text',
+    'make_folder',
+    'way_out',
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WAY_OUT = {
@@ -266,6 +274,15 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def way_out(number: int | None) -> str:
+    """What to do about an operating system's error where a place cannot be written to; '' for any other error.
+
+    Args:
+        number: The error number. One that reading may meet too says nothing.
+    """
+    return _WAY_OUT[number] if number in (errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG) else ''
 
 
 @contextmanager

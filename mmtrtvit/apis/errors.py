@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmtrtvit.errors import UserError
+from mmtrtvit.fileio import way_out
 
 __all__ = ['DEBUG_VARIABLE', 'EXIT_STATUS', 'UserError', 'debugging', 'explain', 'near', 'run_tool']
 
@@ -20,7 +21,7 @@ DEBUG_VARIABLE = 'MMTRTVIT_DEBUG'
 #: Exit status of a user error, the one argparse uses for a misspelt option.
 EXIT_STATUS = 2
 
-_NO_MEMORY = ('out of memory', "can't allocate memory", 'Storage size calculation overflowed')
+_NO_MEMORY = ('out of memory', "can't allocate memory", 'Insufficient memory', 'Storage size calculation overflowed')
 _NO_GPU = ('No CUDA GPUs are available', 'Found no NVIDIA driver', 'not compiled with CUDA', 'invalid device ordinal')
 _TOO_BIG = 'make the images smaller or set test_dataloader.batch_size lower'
 _TOO_BIG_TO_TRAIN = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
@@ -98,7 +99,8 @@ def explain(error: Exception, going_on: str = '') -> str | None:
     if 'failed to load image' in text or 'cv2' in type(error).__module__:
         return f'an image is damaged or not an image: {_line(text)}; remove it from the annotations or replace it'
     if isinstance(error, OSError):
-        return _line(text)
+        hint = way_out(error.errno)
+        return f'{_line(text)}; {hint}' if hint and hint not in text else _line(text)
     return _while_building(error, text)
 
 

@@ -67,6 +67,8 @@ def draw_detections(
         PictureError: An argument is out of its range.
         OSError: The picture could not be written.
     """
+    if not 0 <= score_thr <= 1:
+        raise PictureError(f'score_thr={score_thr:g} is not within 0 .. 1')
     visualizer = det_visualizer()
     # mmdet takes a tuple for one colour, not for a palette.
     palette = dataset.metainfo.get('palette')

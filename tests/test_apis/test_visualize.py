@@ -243,6 +243,8 @@ def test_segmentation(ade, tmp_path, groups):
         (dict(count=0), 'count=0 is less than 1'),
         (dict(cell=10), 'cell=10 is less than 64'),
         (dict(across=0), 'across=0 is less than 1'),
+        (dict(score_thr=float('nan')), r'score_thr=nan is not within 0 \.\. 1'),
+        (dict(score_thr=7), r'score_thr=7 is not within 0 \.\. 1'),
         (dict(indices=[]), 'no image to draw'),
         (dict(indices=[3, 12]), 'index 12: the data set has the images 0 to 11'),
     ],

@@ -73,7 +73,7 @@ def check_pace(parser: argparse.ArgumentParser, args: argparse.Namespace, **more
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             if value is not None and not value >= least:  # so that NaN is refused too
-                parser.error(f'--{name} {value}: at least {least} is needed')
+                parser.error(f'--{name.replace("_", "-")} {value}: at least {least} is needed')
 
 
 def resolve_device(asked: str | None, backend: str) -> str:
