@@ -351,6 +351,10 @@ def test_without_arguments_there_is_a_plan_for_this_machine() -> None:
         }
     classifiers = make_jobs(parse_args(['--task', 'imagenet', '--models', 'trtvit-a']))
     assert {job.setting.shape for job in classifiers} == {(224, 224)}
+    by_config = make_jobs(
+        parse_args(['--models', 'twins-svt-s_imagenet', 'upernet_twins-svt-s', '--parts', 'backbone'])
+    )
+    assert [job.setting.shape for job in by_config] == [(224, 224), (512, 512)]
 
 
 def test_results_are_json_without_nan(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

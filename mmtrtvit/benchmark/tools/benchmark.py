@@ -19,7 +19,7 @@ from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.apis.launch import check_checkpoint
 from mmtrtvit.apis.model import NO_CHECKPOINT
 from mmtrtvit.benchmark.jobs import Job
-from mmtrtvit.benchmark.models import MODEL_TASKS, find_model
+from mmtrtvit.benchmark.models import MODEL_TASKS, deploy_task, find_model
 from mmtrtvit.benchmark.results import Results, Row
 from mmtrtvit.benchmark.run import Pace, Run, compare
 from mmtrtvit.benchmark.subjects import Setting
@@ -37,11 +37,12 @@ from mmtrtvit.deploy.graphs.parts import PARTS
 
 #: What is measured without ``--models``: TRT-ViT, the peers that its paper compares with, and the usual ones.
 DEFAULT_MODELS = ('trtvit-c', 'twins-pcpvt-b', 'twins-svt-s', 'twins-svt-b', 'swin-t', 'resnet-50')
-#: Height and width without ``--shape``: on a GPU those that papers time, on a CPU what ends in minutes.
+#: Height and width without ``--shape``, by task: on a GPU those that papers time, on a CPU what ends in minutes.
 SHAPES = {
-    'cpu': {'imagenet': (224, 224), '': (512, 512)},
-    'gpu': {'imagenet': (224, 224), 'mask_rcnn': (800, 1344), 'retinanet': (800, 1344), '': (512, 512)},
+    'cpu': {'classification': (224, 224)},
+    'gpu': {'classification': (224, 224), 'detection': (800, 1344), 'instance-seg': (800, 1344)},
 }
+USUAL_SHAPE = (512, 512)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,9 +84,9 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
     for backend in args.backend or [default_backend()]:
         device = resolve_device(args.device, backend)
         shapes = SHAPES['cpu' if device == 'cpu' else 'gpu']
-        shape = args.shape or shapes.get(args.task, shapes[''])
         precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
         for part, precision, batch, model in product(args.parts, precisions, args.batch, models):
+            shape = args.shape or shapes.get(deploy_task(model.cfg), USUAL_SHAPE)
             setting = Setting(backend, precision, shape, batch, device, args.threads, args.copies)
             jobs.append(Job(model, part, setting, args.checkpoint))
     return jobs

@@ -109,6 +109,7 @@ def make_console() -> Console:
 def progress_bar(console: Console) -> Iterator[Progress]:
     """Show what a run reports while it lasts."""
     columns = (SpinnerColumn(), TextColumn('{task.description}', markup=False), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    # in a file or a pipe it would leave an empty line
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task('', total=None)
         yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)
