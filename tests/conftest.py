@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +41,10 @@ def _own_default_scope() -> Iterator[None]:
     DefaultScope._instance_dict = type(DefaultScope._instance_dict)()
     yield
     DefaultScope._instance_dict = type(DefaultScope._instance_dict)()
+
+
+@pytest.fixture
+def short_lived_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that goes with its test: hundreds of engines and whole environments would fill the disk in one run."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)

@@ -141,9 +141,9 @@ def test_a_config_of_the_users_own_trains(user_python: Path, user_folder: Path, 
 
 
 @pytest.mark.slow
-def test_pip_installs_the_wheel_with_its_dependencies(wheel: Path, tmp_path: Path) -> None:
+def test_pip_installs_the_wheel_with_its_dependencies(wheel: Path, short_lived_path: Path) -> None:
     """The real thing: a new environment, pip resolves and downloads what the wheel asks for."""
-    venv.create(tmp_path / 'venv', with_pip=True)
-    python = tmp_path / 'venv' / 'bin' / 'python'
-    run(python, tmp_path, '-m', 'pip', 'install', '-q', '-c', str(ROOT / 'constraints.txt'), str(wheel))
-    assert run(python, tmp_path, '-c', MMDET_FIRST).strip().endswith('[1, 2]')
+    venv.create(short_lived_path / 'venv', with_pip=True)
+    python = short_lived_path / 'venv' / 'bin' / 'python'
+    run(python, short_lived_path, '-m', 'pip', 'install', '-q', '-c', str(ROOT / 'constraints.txt'), str(wheel))
+    assert run(python, short_lived_path, '-c', MMDET_FIRST).strip().endswith('[1, 2]')

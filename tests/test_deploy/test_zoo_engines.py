@@ -60,16 +60,16 @@ def assert_precision(built: Built) -> None:
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
 )
-def test_every_model_becomes_an_engine(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    built = build_one(name, tmp_path, reduced=name in QUICK and not request.config.getoption('--slow'))
+def test_every_model_becomes_an_engine(name: str, short_lived_path: Path, request: pytest.FixtureRequest) -> None:
+    built = build_one(name, short_lived_path, reduced=name in QUICK and not request.config.getoption('--slow'))
     assert_bindings(built)
     assert_precision(built)
 
 
 @pytest.mark.slow
-def test_mask_rcnn_at_full_size(tmp_path: Path) -> None:
+def test_mask_rcnn_at_full_size(short_lived_path: Path) -> None:
     name, height, width = FULL
-    built = build_one(name, tmp_path, (height, width))
+    built = build_one(name, short_lived_path, (height, width))
     assert_bindings(built)
     assert_precision(built)
     assert built.graph.max_dets == 100
