@@ -51,7 +51,7 @@ def assert_precision(built: Built) -> None:
         assert report.precision_asked == precision
         assert report.precision_obtained == precision
         assert report.precision_share >= {'fp32': 1.0, 'fp16': 0.5}[precision]
-        assert report.layers > 50
+        assert report.layers > 20  # VanillaNet-9, of few layers on purpose, has 33
         assert Path(report.engine).stat().st_size == report.engine_bytes
     if len(built.engines) == 2:
         assert built.engines['fp16'].engine_bytes < 0.75 * built.engines['fp32'].engine_bytes
