@@ -89,18 +89,16 @@ def _inside(job: Job) -> str:
 def options(job: Job) -> DeployConfig:
     """The deploy config that comes along for the task and the backend, at the job's shape and batch."""
     setting, cfg = job.setting, job.model.cfg
-    (height, width), changed = setting.shape, dict[str, Any]()
+    height, width = setting.shape
+    changed: dict[str, Any] = {
+        'codebase_config.part': job.part,
+        'onnx_config.height': height,
+        'onnx_config.width': width,
+        'onnx_config.batch_size': setting.batch,
+    }
     if _samples_adaptively(cfg):
-        changed['backend_config__operators'] = dict(roi_sampling_ratio=2)
-    return deploy_config(
-        deploy_task(cfg),
-        setting,
-        codebase_config__part=job.part,
-        onnx_config__height=height,
-        onnx_config__width=width,
-        onnx_config__batch_size=setting.batch,
-        **changed,
-    )
+        changed['backend_config.operators'] = dict(roi_sampling_ratio=2)
+    return deploy_config(deploy_task(cfg), setting, changed)
 
 
 def prepare(job: Job, row: Row, folder: Path, progress: Step = lambda step: None) -> Subject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,13 +115,13 @@ def choose_device(backend: str) -> str:
     return 'cuda:0'
 
 
-def deploy_config(task: str, setting: Setting, **changed: Any) -> DeployConfig:
+def deploy_config(task: str, setting: Setting, changed: Mapping[str, Any] | None = None) -> DeployConfig:
     """The static deploy config that comes along for a task and the setting's backend.
 
     Args:
         task: ``detection``, ``instance-seg``, ``segmentation`` or ``classification``.
         setting: Its backend and precision.
-        changed: Dotted key, with ``__`` for each dot, to another value.
+        changed: Dotted key to another value.
 
     Raises:
         UserError: None comes along.
@@ -130,10 +130,11 @@ def deploy_config(task: str, setting: Setting, **changed: Any) -> DeployConfig:
     names = sorted((CONFIG_ROOT / 'deploy').glob(f'{task}_{backend}_static-*.py'))
     if not names:
         raise UserError(f'{setting}: no deploy config {task}_{backend}_static-*.py comes with mmtrtvit')
-    values = {name.replace('__', '.'): value for name, value in changed.items()}
-    values['backend_config.precision'] = setting.precision
-    values['backend_config.load'] = dict(check_finite=False)  # a pass over the input that no peer's tool makes
-    return load_deploy_config(str(names[0]), values)
+    values = {
+        'backend_config.precision': setting.precision,
+        'backend_config.load': dict(check_finite=False),  # a pass over the input that no peer's tool makes
+    }
+    return load_deploy_config(str(names[0]), values | dict(changed or {}))
 
 
 def make_subject(

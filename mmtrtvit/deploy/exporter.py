@@ -159,7 +159,7 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
 def _lift_constants(program: torch.onnx.ONNXProgram) -> None:
     """Make initializers of Constant nodes, a third of what torch exports and more, before the optimiser looks at them.
 
-    One of its rules (several slices to a Split) walks over the whole graph at every node: 7000 nodes cost minutes.
+    One of its rules (several slices to a Split) walks over the whole graph at every node, which grows with the square.
     """
     passes = (InlinePass(), LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
     Sequential(*passes, RemoveUnusedNodesPass())(program.model)

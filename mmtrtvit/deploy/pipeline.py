@@ -26,6 +26,7 @@ from mmtrtvit.deploy.backends import (
     BuildReport,
     EngineCard,
     LoadOptions,
+    Runner,
     get_backend,
     read_card,
 )
@@ -37,7 +38,7 @@ from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from mmtrtvit.deploy.picture import draw_side_by_side
 from mmtrtvit.deploy.precision import PrecisionReport
 from mmtrtvit.deploy.preprocess import read_image
-from mmtrtvit.deploy.steps import Step, build_engine, export_model, silent
+from mmtrtvit.deploy.steps import Exported, Step, build_engine, export_model, silent
 from mmtrtvit.fileio import atomic_write_json, make_folder
 
 ONNX, ENGINE, SUMMARY = 'end2end.onnx', 'end2end.engine', 'deploy.json'
@@ -131,29 +132,14 @@ def deploy(
         engine = work_dir / ENGINE
     with clock(f'building with {backend.name}') as progress:
         built = build_engine(made.path, engine, backend.name, options, command=command, progress=progress)
-    model, graph, onnx = made.model, made.graph, made.path
-    parity, pictures = {}, []
     with clock('comparing with the library'):
-        runner, ran = _runner(backend.name, available, engine, onnx, device, deploy_cfg.load)
+        runner, ran = _runner(backend.name, available, engine, made.path, device, deploy_cfg.load)
         with runner:
-            for file in images:
-                canvas = made.letterbox(file)
-                feed = _batch(canvas.tensor, graph)
-                found = {name: value.cpu() for name, value in runner({'image': feed}).items()}
-                reference = library_outputs(model, graph, graph.normalize(feed))
-                parity[str(file)] = compare(reference, found, TOLERANCES[deploy_cfg.build.precision])
-                if deploy_cfg.part != 'end2end':
-                    continue  # feature maps are no picture
-                sides = [
-                    (f'{type(model).__module__.split(".")[0]} (PyTorch)', reference),
-                    (f'{ran.split(" (")[0]}, {deploy_cfg.build.precision}', found),
-                ]
-                name = work_dir / f'{Path(file).stem}_{deploy_cfg.build.precision}.png'
-                pictures.append(draw_side_by_side(name, canvas.picture, sides, made.card.classes))
+            parity, pictures = _compare_and_draw(made, runner, ran.split(' (')[0], images, deploy_cfg, work_dir)
     done = Deployment(
         work_dir=work_dir,
         card=read_card(engine),
-        onnx=onnx,
+        onnx=made.path,
         engine=engine,
         export=made.report,
         build=built,
@@ -165,6 +151,26 @@ def deploy(
     )
     atomic_write_json(work_dir / SUMMARY, summary_of(done, deploy_cfg))
     return done
+
+
+def _compare_and_draw(
+    made: Exported, runner: Runner, title: str, images: Sequence[str], deploy_cfg: DeployConfig, work_dir: Path
+) -> tuple[dict[str, Parity], list[Path]]:
+    """Run both sides on each image; return what is between them, and a picture of each that can be drawn."""
+    precision, parity, pictures = deploy_cfg.build.precision, {}, []
+    for file in images:
+        canvas = made.letterbox(file)
+        feed = _batch(canvas.tensor, made.graph)
+        found = {name: value.cpu() for name, value in runner({'image': feed}).items()}
+        reference = library_outputs(made.model, made.graph, made.graph.normalize(feed))
+        parity[str(file)] = compare(reference, found, TOLERANCES[precision])
+        if deploy_cfg.part != 'end2end':
+            continue  # feature maps are no picture
+        library = type(made.model).__module__.split('.')[0]
+        sides = [(f'{library} (PyTorch)', reference), (f'{title}, {precision}', found)]
+        name = work_dir / f'{Path(file).stem}_{precision}.png'
+        pictures.append(draw_side_by_side(name, canvas.picture, sides, made.card.classes))
+    return parity, pictures
 
 
 def summary_of(made: Deployment, deploy_cfg: DeployConfig) -> dict[str, Any]:

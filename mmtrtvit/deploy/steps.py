@@ -21,7 +21,6 @@ from mmtrtvit.apis.config import load_config
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.model import NO_CHECKPOINT, build_model
 from mmtrtvit.deploy.backends import (
-    BackendError,
     BuildOptions,
     BuildReport,
     EngineCard,
@@ -29,6 +28,7 @@ from mmtrtvit.deploy.backends import (
     get_backend,
     read_card,
     sha256_of,
+    verify_digest,
     write_card,
 )
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
@@ -166,8 +166,7 @@ def build_engine(
     """
     onnx, engine = Path(onnx), Path(engine)
     card = read_card(onnx)
-    if sha256_of(onnx) != card.engine_sha256:
-        raise BackendError(f'{onnx}: is not the file that its card describes: export it again')
+    verify_digest(onnx, card)
     options = options or BuildOptions(precision=card.precision_asked)
     built = get_backend(backend).build(onnx, engine, options, progress)
     base = {

@@ -244,8 +244,8 @@ def test_weights_that_no_memory_holds_are_left_out(tmp_path: Path, monkeypatch: 
     ('arguments', 'message'),
     [
         (['--kinds', 'BotleNeck'], 'did you mean BottleNeck'),
-        (['--shape', '512'], "'512' is not HEIGHTxWIDTH"),
-        (['--shape', '16x512'], 'at least 32 each'),
+        (['--shape', '512'], "'512' is not HxW"),
+        (['--shape', '16x512'], '--shape 16x512: at least 32 each'),
         (['--stages', '5'], 'invalid choice: 5'),
         (['--depth', '0'], '--depth 0: at least 1'),
         (['--rounds', '0'], '--rounds 0: at least 1'),

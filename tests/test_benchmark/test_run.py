@@ -139,8 +139,8 @@ def test_a_model_that_fails_is_a_row_and_status_1(
     [
         (['--models', 'no-such-model'], 'neither a config file'),
         (['--baseline', 'resnet-50'], 'not among the models'),
-        (['--shape', '64'], 'HEIGHTxWIDTH'),
-        (['--shape', '0x64'], 'HEIGHTxWIDTH'),
+        (['--shape', '64'], "'64' is not HxW"),
+        (['--shape', '0x64'], "'0x64' is not HxW"),
         (['--rounds', '0'], '--rounds 0'),
         (['--batch', '0'], '--batch 0'),
         (['--parts', 'tail'], 'tail'),

@@ -47,11 +47,13 @@ def assert_bindings(built: Built) -> None:
 
 def assert_precision(built: Built) -> None:
     """Every convolution and matrix product is fp32 where that is asked for, most are fp16 where that is."""
+    products = sum(built.export.operators.get(kind, 0) for kind in ('Conv', 'ConvTranspose', 'Gemm', 'MatMul'))
     for precision, report in built.engines.items():
         assert report.precision_asked == precision
         assert report.precision_obtained == precision
         assert report.precision_share >= {'fp32': 1.0, 'fp16': 0.5}[precision]
-        assert report.layers > 20  # VanillaNet-9, of few layers on purpose, has 33
+        # the network is read before layers are fused; VanillaNet, of few layers on purpose, has hardly any others
+        assert report.layers >= products > 10
         assert Path(report.engine).stat().st_size == report.engine_bytes
     if len(built.engines) == 2:
         assert built.engines['fp16'].engine_bytes < 0.75 * built.engines['fp32'].engine_bytes

@@ -89,6 +89,45 @@ def page(
         scatters: The plots of accuracy against latency.
         heats: Of the blocks.
     """
+    script = (FOLDER / 'page.js').read_text(encoding='utf-8')
+    groups = [group for run in runs for group in groups_of(run)]
+    failed = [(group, row) for group in groups for row in group.failed]
+    rows = [row for run in runs for row in run.results.rows]
+    ours = any(is_ours(row.backbone) for row in rows)
+    sheets = [
+        _sheet('results', 'Results', [g for g in groups if not g.is_block], MEASURED),
+        _sheet('blocks', 'Blocks', [g for g in groups if g.is_block], BLOCKS),
+    ]
+    return (
+        _environment()
+        .get_template('page.html.j2')
+        .render(
+            # the page runs its own script and no other, whatever a file of results holds
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script=script,
+            style=(FOLDER / 'page.css').read_text(encoding='utf-8'),
+            runs=[(run, [group for group in groups if group.run is run]) for run in runs],
+            sheets=[sheet for sheet in sheets if sheet.lines],
+            plots=[(_plot_title(scatter, len(runs)), plot(scatter)) for scatter in scatters],
+            formulas=FORMULAS,
+            width=WIDTH,
+            height=HEIGHT,
+            bars=[_bars(group, rows) for group, rows in breakdowns(groups)],
+            heats=heats,
+            failed=failed,
+            static=static_columns(row for _, row in failed),
+            used=used,
+            is_link=is_link,
+            missing=MISSING,
+            sources=SOURCES,
+            note=note_of(rows),
+            reconstruction=RECONSTRUCTION if ours else '',
+            claims=claims if ours else [],
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -103,38 +142,7 @@ def page(
         'shorten': shorten,
         'first_upper': _first_upper,
     }
-    script = (FOLDER / 'page.js').read_text(encoding='utf-8')
-    groups = [group for run in runs for group in groups_of(run)]
-    failed = [(group, row) for group in groups for row in group.failed]
-    rows = [row for run in runs for row in run.results.rows]
-    ours = any(is_ours(row.backbone) for row in rows)
-    sheets = [
-        _sheet('results', 'Results', [g for g in groups if not g.is_block], MEASURED),
-        _sheet('blocks', 'Blocks', [g for g in groups if g.is_block], BLOCKS),
-    ]
-    return environment.get_template('page.html.j2').render(
-        # the page runs its own script and no other, whatever a file of results holds
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        script=script,
-        style=(FOLDER / 'page.css').read_text(encoding='utf-8'),
-        runs=[(run, [group for group in groups if group.run is run]) for run in runs],
-        sheets=[sheet for sheet in sheets if sheet.lines],
-        plots=[(_plot_title(scatter, len(runs)), plot(scatter)) for scatter in scatters],
-        formulas=FORMULAS,
-        width=WIDTH,
-        height=HEIGHT,
-        bars=[_bars(group, rows) for group, rows in breakdowns(groups)],
-        heats=heats,
-        failed=failed,
-        static=static_columns(row for _, row in failed),
-        used=used,
-        is_link=is_link,
-        missing=MISSING,
-        sources=SOURCES,
-        note=note_of(rows),
-        reconstruction=RECONSTRUCTION if ours else '',
-        claims=claims if ours else [],
-    )
+    return environment
 
 
 def _first_upper(text: str) -> str:

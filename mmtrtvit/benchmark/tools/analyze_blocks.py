@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.benchmark.block_kinds import KINDS, OWN_KINDS, WIDTHS, find_kind
+from mmtrtvit.apis.test import canvas_size
+from mmtrtvit.benchmark.block_kinds import KINDS, OWN_KINDS, STRIDES, WIDTHS, find_kind
 from mmtrtvit.benchmark.block_report import (
     draw_heat_map,
     markdown,
@@ -33,15 +34,7 @@ from mmtrtvit.benchmark.results import Results, read_results
 from mmtrtvit.benchmark.run import Pace, Run
 from mmtrtvit.benchmark.search import MAX_DEPTHS, Costs, Proposal, best_depths
 from mmtrtvit.benchmark.subjects import Setting
-from mmtrtvit.benchmark.tools.options import (
-    add_pace_arguments,
-    check_pace,
-    default_backend,
-    make_console,
-    progress_bar,
-    resolve_device,
-    size_type,
-)
+from mmtrtvit.benchmark.tools import options
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.fileio import atomic_write_text
 from mmtrtvit.models import ARCHS, TRTViT
@@ -64,7 +57,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     mode.add_argument('--search', action='store_true', help='find the depths that bring the most within --budget-ms')
     parser.add_argument('--backend', choices=backend_names(), help='default: the fastest that runs here')
     parser.add_argument('--precision', choices=('fp32', 'fp16'), help='default: fp16 on a GPU, fp32 on a CPU')
-    parser.add_argument('--shape', type=size_type(32), metavar='HxW', help='of the image; default 224x224 on a CPU, '
+    parser.add_argument('--shape', type=canvas_size, metavar='HxW', help='of the image; default 224x224 on a CPU, '
                         '512x512 on a GPU')  # fmt: skip
     parser.add_argument('--batch', type=int, default=1, help='images a call (1)')
     parser.add_argument('--kinds', nargs='+', metavar='KIND', help=f'blocks, of {", ".join(KINDS)}; default: all but '
@@ -81,7 +74,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         metavar='C',
         help=f"widths of the four stages; default TRT-ViT-C's: {' '.join(map(str, WIDTHS))}",
     )
-    add_pace_arguments(parser, 10, 'work_dirs/blocks')
+    options.add_pace_arguments(parser, 10, 'work_dirs/blocks')
     search = parser.add_argument_group('with --search')
     search.add_argument('--budget-ms', type=float, metavar='MS', help='what the backbone may take')
     search.add_argument('--maximise', choices=('gflops', 'params'), default='gflops', help='what is wanted (gflops)')
@@ -98,7 +91,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    check_pace(parser, args, batch=1, depth=1, tolerance=0, channels=1, min_depths=1)
+    options.check_pace(parser, args, batch=1, depth=1, tolerance=0, channels=1, min_depths=1)
+    if args.shape is not None and min(args.shape) < max(STRIDES):
+        height, width = args.shape
+        parser.error(f'--shape {height}x{width}: at least {max(STRIDES)} each are needed, the stride of stage 4')
     if args.search:
         if args.budget_ms is None or not args.budget_ms > 0:
             parser.error('--search needs --budget-ms, above 0')
@@ -130,11 +126,11 @@ class _Outcome:
 def run(argv: Sequence[str]) -> _Outcome:
     """Measure as the command line says, print and keep the results."""
     args = parse_args(argv)
-    console = make_console()
+    console = options.make_console()
     setting, pace = make_setting(args)
     for kind in args.kinds or ():
         find_kind(kind)  # an unknown one is said before anything is built
-    with progress_bar(console) as progress:
+    with options.progress_bar(console) as progress:
         measuring = Run(
             pace,
             Path(args.out),
@@ -153,8 +149,8 @@ def run(argv: Sequence[str]) -> _Outcome:
 
 def make_setting(args: argparse.Namespace) -> tuple[Setting, Pace]:
     """Backend, device, precision and pace, with what was left to choose."""
-    backend = args.backend or default_backend()
-    device = resolve_device(args.device, backend)
+    backend = args.backend or options.default_backend()
+    device = options.resolve_device(args.device, backend)
     place = 'cpu' if device == 'cpu' else 'gpu'
     precision = args.precision or ('fp32' if place == 'cpu' else 'fp16')
     setting = Setting(backend, precision, args.shape or SHAPES[place], args.batch, device, args.threads)
@@ -284,7 +280,7 @@ def show_file(argv: Sequence[str]) -> None:
     if args.into:
         print(put_into(results, path, Path(args.into)))
         return
-    show(make_console(), results, path, any(row.model in NAMES for row in results.rows))
+    show(options.make_console(), results, path, any(row.model in NAMES for row in results.rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

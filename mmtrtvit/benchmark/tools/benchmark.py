@@ -18,20 +18,13 @@ from rich.table import Table
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.apis.launch import check_checkpoint
 from mmtrtvit.apis.model import NO_CHECKPOINT
+from mmtrtvit.apis.test import canvas_size
 from mmtrtvit.benchmark.jobs import Job
 from mmtrtvit.benchmark.models import MODEL_TASKS, deploy_task, find_model
 from mmtrtvit.benchmark.results import Results, Row
 from mmtrtvit.benchmark.run import Pace, Run, compare
 from mmtrtvit.benchmark.subjects import Setting
-from mmtrtvit.benchmark.tools.options import (
-    add_pace_arguments,
-    check_pace,
-    default_backend,
-    make_console,
-    progress_bar,
-    resolve_device,
-    size_type,
-)
+from mmtrtvit.benchmark.tools import options
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.graphs.parts import PARTS
 
@@ -60,7 +53,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                         help=f'of {", ".join(backend_names())}; default: the fastest that runs here')  # fmt: skip
     parser.add_argument('--precision', nargs='+', choices=('fp32', 'fp16', 'int8'),
                         help='default: fp16 on a GPU, fp32 on a CPU')  # fmt: skip
-    parser.add_argument('--shape', type=size_type(1), metavar='HxW', help='of the canvas; default 512x512 on a CPU, '
+    parser.add_argument('--shape', type=canvas_size, metavar='HxW', help='of the canvas; default 512x512 on a CPU, '
                         "the papers' on a GPU (800x1344 for detectors)")  # fmt: skip
     parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images a call; several are several rows')
     parser.add_argument('--baseline', help='model that the others are compared with; default: the first of --models')
@@ -69,9 +62,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         '--checkpoint', default=NO_CHECKPOINT, help="weights of a single model; default 'none': random ones"
     )
     parser.add_argument('--no-breakdown', action='store_true', help='leave out where the time goes')
-    add_pace_arguments(parser, 2, 'work_dirs/benchmark')
+    options.add_pace_arguments(parser, 2, 'work_dirs/benchmark')
     args = parser.parse_args(argv)
-    check_pace(parser, args, batch=1)
+    options.check_pace(parser, args, batch=1)
     if args.checkpoint != NO_CHECKPOINT and len(args.models) > 1:
         parser.error('--checkpoint is for a single model')
     return args
@@ -81,8 +74,8 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
     """Every combination that the command line asks for."""
     models = [find_model(word, args.task) for word in args.models]
     jobs = []
-    for backend in args.backend or [default_backend()]:
-        device = resolve_device(args.device, backend)
+    for backend in args.backend or [options.default_backend()]:
+        device = options.resolve_device(args.device, backend)
         shapes = SHAPES['cpu' if device == 'cpu' else 'gpu']
         precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
         for part, precision, batch, model in product(args.parts, precisions, args.batch, models):
@@ -95,7 +88,7 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
 def run(argv: Sequence[str]) -> Results:
     """Measure as the command line says, print and keep the results."""
     args = parse_args(argv)
-    console = make_console()
+    console = options.make_console()
     if args.checkpoint != NO_CHECKPOINT:
         check_checkpoint(args.checkpoint)
     jobs = make_jobs(args)
@@ -107,7 +100,7 @@ def run(argv: Sequence[str]) -> Results:
             raise UserError(f'--baseline {wanted} is not among the models that are measured')
     device = next((job.setting.device for job in jobs if job.setting.device != 'cpu'), 'cpu')
     calls = args.calls or (1 if device == 'cpu' else 20)
-    with progress_bar(console) as progress:
+    with options.progress_bar(console) as progress:
         measuring = Run(
             Pace(args.rounds, args.warmup, calls, 60 * args.limit),
             Path(args.out),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,23 +23,10 @@ __all__ = [
     'make_console',
     'progress_bar',
     'resolve_device',
-    'size_type',
 ]
 
 #: Columns of the tables where the output is no terminal.
 WIDTH = 140
-
-
-def size_type(least: int) -> Callable[[str], tuple[int, int]]:
-    """The ``type`` of an argument ``HEIGHTxWIDTH`` with sides of at least ``least`` pixels."""
-
-    def size(word: str) -> tuple[int, int]:
-        height, _, width = word.lower().partition('x')
-        if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= least):
-            raise argparse.ArgumentTypeError(f'{word!r} is not HEIGHTxWIDTH of at least {least} each, such as 800x1344')
-        return int(height), int(width)
-
-    return size
 
 
 def add_pace_arguments(parser: argparse.ArgumentParser, limit: float, out: str) -> None:

@@ -18,7 +18,15 @@ from mmtrtvit.deploy.backends.base import (
     Runner,
     TensorSpec,
 )
-from mmtrtvit.deploy.backends.card import EngineCard, card_path, read_card, sha256_of, verify_card, write_card
+from mmtrtvit.deploy.backends.card import (
+    EngineCard,
+    card_path,
+    read_card,
+    sha256_of,
+    verify_card,
+    verify_digest,
+    write_card,
+)
 
 __all__ = [
     'Availability',
@@ -38,6 +46,7 @@ __all__ = [
     'read_card',
     'sha256_of',
     'verify_card',
+    'verify_digest',
     'write_card',
 ]
 

@@ -15,7 +15,16 @@ from typing import Any
 from mmtrtvit.deploy.backends.types import BackendError, TensorSpec
 from mmtrtvit.fileio import atomic_write_json
 
-__all__ = ['RANDOM_WEIGHTS', 'EngineCard', 'card_path', 'read_card', 'sha256_of', 'verify_card', 'write_card']
+__all__ = [
+    'RANDOM_WEIGHTS',
+    'EngineCard',
+    'card_path',
+    'read_card',
+    'sha256_of',
+    'verify_card',
+    'verify_digest',
+    'write_card',
+]
 
 SCHEMA_VERSION = 1
 #: In the place of a checkpoint's sha256 when there was none.
@@ -245,15 +254,25 @@ def verify_card(
     """
     if card.backend != backend:
         raise BackendError(f'{engine}: was built for {card.backend}, not for {backend}: load it with {card.backend}')
-    found = sha256_of(engine)
-    if found != card.engine_sha256:
-        raise BackendError(
-            f'{engine}: its sha256 is {found[:12]}..., its card says {card.engine_sha256[:12]}...: the file is '
-            f'damaged, or another one took its place. Copy engine and card together again, or {_REBUILD}.'
-        )
+    verify_digest(engine, card)
     _verify_version(engine, card, version)
     if compute_capability:
         _verify_gpu(engine, card, compute_capability)
+
+
+def verify_digest(engine: str | os.PathLike[str], card: EngineCard) -> None:
+    """Refuse a file that is not the one its card describes.
+
+    Raises:
+        BackendError: Says which, and what to do.
+    """
+    found = sha256_of(engine)
+    if found != card.engine_sha256:
+        raise BackendError(
+            f'{engine}: is not the file that its card describes: its sha256 is {found[:12]}..., its card says '
+            f'{card.engine_sha256[:12]}...: the file is damaged, or another one took its place. Copy engine and card '
+            f'together again, or {_REBUILD}.'
+        )
 
 
 def _verify_version(engine: str | os.PathLike[str], card: EngineCard, version: str) -> None:

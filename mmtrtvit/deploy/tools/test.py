@@ -54,9 +54,9 @@ def emulated(onnx: Path, folder: Path) -> Path:
         folder: For the new files.
 
     Raises:
-        UserError: It is no such graph.
+        UserError: It is no such graph, or not the file that its card describes.
     """
-    from mmtrtvit.deploy.backends import read_card, sha256_of, write_card
+    from mmtrtvit.deploy.backends import read_card, sha256_of, verify_digest, write_card
     from mmtrtvit.deploy.precision import emulate_fp16
 
     if onnx.suffix != '.onnx':
@@ -64,8 +64,7 @@ def emulated(onnx: Path, folder: Path) -> Path:
     card, path = read_card(onnx), folder / onnx.name
     if card.precision_asked != 'fp16':
         raise UserError(f'--emulate-fp16: {onnx} is in {card.precision_asked}: deploy with precision="fp16"')
-    if sha256_of(onnx) != card.engine_sha256:
-        raise UserError(f'{onnx}: is not the file that its card describes: deploy it again')
+    verify_digest(onnx, card)
     emulate_fp16(onnx, path)
     write_card(replace(card, engine_sha256=sha256_of(path)), path)
     return path
