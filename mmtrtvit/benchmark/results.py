@@ -64,6 +64,11 @@ class Timing:
         """Distance of the 10th and 90th percentile, as a share of the median."""
         return (self.p90_ms - self.p10_ms) / self.median_ms
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the spread is beyond ``NOISY_SPREAD``."""
+        return self.spread > NOISY_SPREAD
+
 
 @dataclass(frozen=True)
 class Ratio:

@@ -139,10 +139,11 @@ class Run:
 
     def _rounds(self, entries: Sequence[Entry], subjects: dict[int, Subject]) -> None:
         activity, pace = Activity.begin(), self.pace
+        warned = {number: entries[number].row.noise for number in subjects}  # before anything is timed
 
         def after_round(found: Measured) -> None:
             for number in subjects:
-                _fill(entries[number].row, found, str(number))
+                _fill(entries[number].row, found, str(number), warned[number])
             self.keep()
 
         found = interleave(
@@ -178,9 +179,10 @@ class Run:
         results.conditions['others_busy_cores'] = round(busy, 2) if self._busy else None
         noisy = [f'other processes kept {busy:.2g} of {cores()} cores busy during the rounds']
         results.noise = noisy if busy > BUSY * cores() else []
-        spread = [row for row in results.rows if 'percentile' in row.noise]
+        timings = [row.latency for row in self.measured if row.latency]  # of a block's row there are two
+        spread = sum(timing.is_noisy for timing in timings)
         if spread:
-            results.noise.append(f'{len(spread)} of {len(results.rows)} rows spread by more than {NOISY_SPREAD:.0%}')
+            results.noise.append(f'{spread} of {len(timings)} timings spread by more than {NOISY_SPREAD:.0%}')
         if self.path == Path():
             name = Path(file_name(results))
             self.path = _free(self.folder / f'{name.stem}{self.suffix}{name.suffix}')
@@ -200,8 +202,8 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _fill(row: Row, found: Measured, name: str) -> None:
-    """Enter what the rounds gave."""
+def _fill(row: Row, found: Measured, name: str, warned: str) -> None:
+    """Enter what the rounds gave; ``warned`` is the noise that was there before them."""
     row.error = row.error or found.errors.get(name, '')
     walls, devices = found.walls(name), found.devices(name)
     if not walls:
@@ -210,11 +212,9 @@ def _fill(row: Row, found: Measured, name: str) -> None:
     row.device_time = Timing.of(devices) if devices else None
     row.rounds_ms = [round(value, 4) for value in found.rounds(name, device=bool(devices))]
     row.images_per_second = 1000 * row.input_shape[0] / row.wall.median_ms
-    spread = (row.latency or row.wall).spread
-    notes = [note for note in row.noise.split('; ') if note and 'percentile' not in note]
-    if spread > NOISY_SPREAD:
-        notes.append(f'the 10th and 90th percentile lie {spread:.0%} of the median apart')
-    row.noise = '; '.join(notes)
+    latency = row.latency or row.wall
+    apart = f'the 10th and 90th percentile lie {latency.spread:.0%} of the median apart' if latency.is_noisy else ''
+    row.noise = '; '.join(note for note in (warned, apart) if note)
 
 
 def compare(rows: Sequence[Row], baseline: str) -> list[Row]:

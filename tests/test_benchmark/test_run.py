@@ -243,7 +243,7 @@ def test_ratios_noise_and_the_file(jobs: list[Job], tmp_path: Path, monkeypatch:
     assert second.ratio is not None
     assert (second.ratio.median, second.ratio.p10, second.ratio.p90, second.ratio.baseline) == (2, 2, 2, 'first')
     assert 'percentile' in first.noise
-    assert any('2 of 2 rows' in note for note in found.noise)
+    assert any('2 of 2 timings' in note for note in found.noise)
     assert first.breakdown == {'backbone': 1.0}
     assert fake.closed == ['first', 'second']
     assert read_results(path) == found
