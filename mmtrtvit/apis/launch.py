@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -100,10 +101,15 @@ def _meet_through_mpi() -> None:
 
 
 def leave_together() -> None:
-    """End the exchange between processes; one that exits while others still talk to it makes gloo abort them."""
+    """End the exchange between processes; one that exits while others still talk to it makes gloo abort them.
+
+    Whoever calls it has let go of the runner: the wrapped model in it keeps gloo's threads alive, and one that drops a
+    tensor when Python is gone already aborts its process (https://github.com/pytorch/pytorch/pull/179291).
+    """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        gc.collect()  # the runner and its hooks hold each other
 
 
 def check_checkpoint(name: str) -> None:

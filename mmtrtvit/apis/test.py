@@ -156,5 +156,6 @@ def evaluate(
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()
+    del runner
     leave_together()
     return metrics
