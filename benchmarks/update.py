@@ -68,7 +68,7 @@ def speed_table(runs: Iterable[Results], published: PublishedFigures) -> str:
 
 
 def _fullest(runs: Iterable[Results], part: str) -> dict[str, Row]:
-    """Rows of the run with the most models, of equals the most rounds, that has the part of Mask R-CNN on a CPU."""
+    """Rows of the run with the most models, of equals the newest, that has the part of Mask R-CNN on a CPU."""
     found: dict[str, Row] = {}
     for run in runs:
         rows = {
@@ -79,13 +79,9 @@ def _fullest(runs: Iterable[Results], part: str) -> dict[str, Row]:
             and (row.backend, row.device, row.precision) == ('onnxruntime', 'cpu', 'fp32')
             and row.wall is not None
         }
-        if BASELINE in rows and _weight(rows) >= _weight(found):
+        if BASELINE in rows and len(rows) >= len(found):
             found = rows
     return found
-
-
-def _weight(rows: dict[str, Row]) -> tuple[int, int]:
-    return len(rows), max((len(row.rounds_ms) for row in rows.values()), default=0)
 
 
 def _ms(row: Row) -> float:

@@ -140,11 +140,11 @@ def markdown(results: Results) -> str:
     first, facts = results.rows[0], results.conditions['hardware']
     packages = results.conditions['versions']
     device = facts.get('gpu') if first.device != 'cpu' else ''
-    threads = f', {first.threads} threads' if first.threads else ''
     done = max((len(row.rounds_ms) for row in results.rows), default=0)
     lines = [
         f'{device or facts["cpu"]}, {facts["cores"]} cores; {first.backend} {first.backend_version}, '
-        f'{first.precision}, batch {first.input_shape[0]}{threads}; {done} rounds of {results.calls} calls; '
+        f'{first.precision}, batch {first.input_shape[0]}{content.and_threads(first)}; '
+        f'{done} rounds of {results.calls} calls; '
         f'mmtrtvit {packages["mmtrtvit"]}, torch {packages["torch"]}; {results.date[:10]}.',
         '',
         '```',

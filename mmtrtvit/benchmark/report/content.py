@@ -11,7 +11,19 @@ from mmtrtvit.benchmark.report.numbers import MISSING, clean, percent, slug
 from mmtrtvit.benchmark.results import Ratio, Results, Row
 from mmtrtvit.errors import UserError
 
-__all__ = ['BLOCK', 'Group', 'Run', 'backend_name', 'batch_of', 'groups_of', 'rebase', 'runs_of', 'select', 'shape_of']
+__all__ = [
+    'BLOCK',
+    'Group',
+    'Run',
+    'and_threads',
+    'backend_name',
+    'batch_of',
+    'groups_of',
+    'rebase',
+    'runs_of',
+    'select',
+    'shape_of',
+]
 
 BLOCK = 'block'
 """The task and part of a row that measures a stack of one kind of block."""
@@ -150,9 +162,7 @@ class Group:
         row = self.row
         words = [backend_name(row.backend), clean(row.device), clean(row.precision)]
         words += [] if self.is_block else [shape_of(row)]
-        words += [f'batch {batch_of(row)}']
-        words += [f'{row.threads} thread{"s" if row.threads != 1 else ""}'] if row.threads else []
-        return ', '.join(words)
+        return f'{", ".join([*words, f"batch {batch_of(row)}"])}{and_threads(row)}'
 
     @property
     def title(self) -> str:
@@ -188,7 +198,7 @@ class Group:
         clock = 'time on the GPU between two CUDA events' if self.uses_device_time else 'wall time'
         return [
             *facts[:1],
-            ('Backend', f'{backend} on {clean(row.device)}{_threads(row)}'),
+            ('Backend', f'{backend} on {clean(row.device)}{and_threads(row)}'),
             ('Precision', f'{clean(row.precision)} asked for; obtained: {_obtained(self.measured)}'),
             *facts[1:],
             ('Latency', f'{clock} of one call; median, 10th and 90th percentile of all calls'),
@@ -296,7 +306,8 @@ def _hardware(facts: Mapping[str, Any]) -> str:
     return '; '.join(words)
 
 
-def _threads(row: Row) -> str:
+def and_threads(row: Row) -> str:
+    """``', 2 threads'``; nothing where the backend chose."""
     return f', {row.threads} thread{"s" if row.threads != 1 else ""}' if row.threads else ''
 
 
