@@ -108,8 +108,10 @@ def leave_together() -> None:
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        # The runner and its hooks hold each other. They go before the group does: were theirs the last reference to it,
+        # its threads would be joined under the GIL that they may be waiting for.
+        gc.collect()
         torch.distributed.destroy_process_group()
-        gc.collect()  # the runner and its hooks hold each other
 
 
 def check_checkpoint(name: str) -> None:
