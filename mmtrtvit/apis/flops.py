@@ -128,7 +128,7 @@ def complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
     settings = cfg.model.copy()
     settings.pop('init_cfg', None)
     with quiet():
-        model = MODELS.build(settings).eval()  # what is counted is inference
+        model = MODELS.build(settings).eval()  # no stochastic depth, and BatchNorm takes a batch of 1
     traced = _TensorsOnly(model, _samples(scope, height, width))
     if getattr(model, 'with_rpn', False) and getattr(model, 'with_roi_head', False):
         _fix_proposals(model, traced.also, height, width)

@@ -156,6 +156,6 @@ def evaluate(
     if args.out:
         dump_to(runner, cfg, args.out)
     metrics: dict[str, float] = runner.test()
-    del runner
+    del runner  # leave_together wants nobody to hold it
     leave_together()
     return metrics

@@ -121,7 +121,7 @@ def prepare(probe: Probe, setting: Setting, row: Row, folder: Path, progress: St
         module = probe.make()
         row.params = sum(parameter.numel() for parameter in module.parameters())
         _check_weights(row)
-        return ProbeGraph(module, probe.size, setting.batch).eval()  # the exporter takes a graph that does not train
+        return ProbeGraph(module, probe.size, setting.batch).eval()  # as deployed: no stochastic depth
 
     subject = make_subject(make_graph, setting, options_of(setting), row, folder, progress)
     for file in folder.iterdir():  # loaded, and nobody asks for its costs; a run may have a hundred of them

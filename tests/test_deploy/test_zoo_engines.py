@@ -22,6 +22,9 @@ QUICK = (
     'trtvit/trtvit-a_imagenet.py', 'twins/twins-svt-s_imagenet.py',
 )  # fmt: skip
 
+#: Of few layers on purpose, 33 and 36, with no neck and no head that would add some.
+SHALLOW = ('vanillanet/vanillanet-9_imagenet.py', 'vanillanet/vanillanet-10_imagenet.py')
+
 
 def assert_bindings(built: Built) -> None:
     """The engine's inputs and outputs are those of docs/deployment.md, float32 in every precision."""
@@ -45,15 +48,15 @@ def assert_bindings(built: Built) -> None:
         assert [spec.name for spec in report.outputs] == list(graph.output_names)
 
 
-def assert_precision(built: Built) -> None:
-    """Every convolution and matrix product is fp32 where that is asked for, most are fp16 where that is."""
+def assert_precision(built: Built, more_than: int = 50) -> None:
+    """The engine is no stub; products are all fp32 where that is asked for, most are fp16 where that is."""
     products = sum(built.export.operators.get(kind, 0) for kind in ('Conv', 'ConvTranspose', 'Gemm', 'MatMul'))
     for precision, report in built.engines.items():
         assert report.precision_asked == precision
         assert report.precision_obtained == precision
         assert report.precision_share >= {'fp32': 1.0, 'fp16': 0.5}[precision]
-        # the network is read before layers are fused; VanillaNet, of few layers on purpose, has hardly any others
-        assert report.layers >= products > 10
+        assert report.layers > more_than
+        assert report.layers >= products > 10  # the network is read before layers are fused
         assert Path(report.engine).stat().st_size == report.engine_bytes
     if len(built.engines) == 2:
         assert built.engines['fp16'].engine_bytes < 0.75 * built.engines['fp32'].engine_bytes
@@ -65,7 +68,7 @@ def assert_precision(built: Built) -> None:
 def test_every_model_becomes_an_engine(name: str, short_lived_path: Path, request: pytest.FixtureRequest) -> None:
     built = build_one(name, short_lived_path, reduced=name in QUICK and not request.config.getoption('--slow'))
     assert_bindings(built)
-    assert_precision(built)
+    assert_precision(built, more_than=30 if name in SHALLOW else 50)
 
 
 @pytest.mark.slow
