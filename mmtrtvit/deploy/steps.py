@@ -9,7 +9,7 @@ import contextlib
 import copy
 import datetime
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.inference import Postprocess
 from mmtrtvit.deploy.precision import PrecisionReport, to_fp16, to_int8
 from mmtrtvit.deploy.preprocess import Letterbox
+from mmtrtvit.deploy.untrained import settle_norms, without_threshold
 
 Step = Callable[[str], Any]
 """``with step('exporting'):`` around each part of the work."""
@@ -88,7 +89,7 @@ def export_model(
     Args:
         deploy_cfg: A deploy config or its name.
         model_cfg: A model config of mmdet, mmseg or mmpretrain, or its name.
-        checkpoint: A file or URL, or ``'none'`` for random weights.
+        checkpoint: A file or URL, or ``'none'`` for random weights, made comparable: :mod:`mmtrtvit.deploy.untrained`.
         path: The file to make. In fp16 and int8 the fp32 graph stays beside it as ``<name>_fp32.onnx``.
         command: The command line, for the card.
         step: A context manager around each part of the work; takes its title.
@@ -100,8 +101,13 @@ def export_model(
     deploy_cfg = load_deploy_config(deploy_cfg) if isinstance(deploy_cfg, str) else deploy_cfg
     model_cfg = load_config(model_cfg) if isinstance(model_cfg, str) else model_cfg
     path, precision = Path(path), deploy_cfg.build.precision
+    random = checkpoint == NO_CHECKPOINT
     with step('building the model'):
+        model_cfg = without_threshold(model_cfg) if random else model_cfg
         model, classes = build_model(model_cfg, checkpoint)
+        if random:
+            canvas = replace(deploy_cfg.graph, image_dtype='float32')
+            settle_norms(model, Letterbox.from_model(model, canvas, model_cfg))
         graph = build_part(copy.deepcopy(model), deploy_cfg.graph, deploy_cfg.part)
         check_task(graph, deploy_cfg)
         letterbox = Letterbox.from_model(model, deploy_cfg.graph, model_cfg)
@@ -115,7 +121,6 @@ def export_model(
     options = BuildOptions(precision=precision)
     with step('checking the graph with ONNX Runtime'):
         built = get_backend('onnxruntime').build(path, path, options)
-    random = checkpoint == NO_CHECKPOINT
     card = card_of(
         built,
         path,

@@ -169,7 +169,8 @@ def report(console: Console, made: Deployment) -> None:
         if len(verdict.unmatched) > LISTED:
             console.print(f'  ... and {len(verdict.unmatched) - LISTED} more in deploy.json')
         if verdict.rows[0].output == 'detections' and not verdict.detections:
-            console.print(f'  {Path(file).name}: no detection on either side: nothing was compared', style='yellow')
+            said = f'  {Path(file).name}: neither side has a detection that counts: nothing was compared'
+            console.print(said, style='yellow', markup=False)
     if unproved:
         console.print(
             'warning: NMS did not prove itself complete on every image: raise rounds in backend_config.operators.nms '
