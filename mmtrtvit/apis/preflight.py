@@ -30,6 +30,10 @@ _LAYOUTS = {
 }
 
 
+#: Data sets of mmpretrain that fetch themselves what is missing, unless told not to.
+_DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that the files and folders of all data sets of a config exist and that annotations can be read.
 
@@ -93,18 +97,25 @@ def _local(path: Any) -> bool:
 
 def _paths(dataset: dict[str, Any]) -> Iterator[Path]:
     """What a data set reads: annotation file, then folders, joined as mmengine's ``BaseDataset`` joins them."""
-    root = dataset.get('data_root') or ''
-    if not _local(root or '.') or dataset.get('backend_args'):
+    root, kind = dataset.get('data_root') or '', _kind(dataset)
+    if not _local(root or '.') or dataset.get('backend_args') or dataset.get('download', kind in _DOWNLOADED):
         return
     prefix = dataset.get('data_prefix') or ''
     folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    if dataset.get('split') and not prefix and not dataset.get('ann_file'):  # mmpretrain's ImageNet
+    if kind.startswith('ImageNet') and dataset.get('split') and not prefix and not dataset.get('ann_file'):
         folders = [dataset['split']]
     for name in [dataset.get('ann_file') or '', *folders]:
         if isinstance(name, str) and name and _local(name):
             yield Path(root) / name
     if root and not dataset.get('ann_file') and not any(folders):
         yield Path(root)
+
+
+def _kind(dataset: dict[str, Any]) -> str:
+    """Return the name of a data set's class without its scope."""
+    kind = dataset.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.split('.')[-1]
 
 
 def _layout(dataset: dict[str, Any]) -> str:
@@ -116,9 +127,7 @@ def _layout(dataset: dict[str, Any]) -> str:
 
 
 def _is_coco(dataset: dict[str, Any]) -> bool:
-    kind = dataset.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name.split('.')[-1] == 'CocoDataset' and bool(dataset.get('ann_file'))
+    return _kind(dataset) == 'CocoDataset' and bool(dataset.get('ann_file'))
 
 
 def _check_coco(dataset: dict[str, Any], where: str) -> None:

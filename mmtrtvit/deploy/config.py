@@ -101,7 +101,10 @@ def load_deploy_config(name: str, cfg_options: dict[str, Any] | None = None) -> 
         UserError: The file cannot be read, lacks a section, or a key or value is wrong; names it and what is allowed.
     """
     cfg = load_config(_with_folder(name))
-    cfg.merge_from_dict(cfg_options or {})
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise UserError(f'--cfg-options for {name}: {error}') from error
     return parse_deploy_config(cfg, name)
 
 
@@ -190,5 +193,5 @@ def _make(kind: Any, values: Any, where: str) -> Any:
         raise UserError(f'{where} lacks {", ".join(missing)}')
     try:
         return kind(**values)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f'{where}: {error}') from error

@@ -6,9 +6,10 @@ contract's tensors; none of the graph's code takes part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,8 +93,11 @@ class Parity:
         return all(row.passed for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the JSON of a deployment holds."""
-        return {'passed': self.passed, **asdict(self)}
+        """Return what the JSON of a deployment holds: null for a difference that is not finite, which JSON has not."""
+        values = {'passed': self.passed, **asdict(self)}
+        for row in values['rows']:
+            row['largest'] = row['largest'] if math.isfinite(row['largest']) else None
+        return values
 
 
 def compare(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
@@ -128,16 +132,21 @@ def _relative(name: str, reference: Tensor, found: Tensor, tolerance: Tolerance)
 
 
 def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
-    """Pair the detections of both sides by label and place."""
-    pairs, unmatched, total = [], [], 0
+    """Pair the detections of both sides by label and place.
+
+    A pair counts if either side reaches the score floor, so that a detection near it does not come and go.
+    """
+    pairs, unmatched, alone = [], [], 0
     for image in range(reference['boxes'].shape[0]):
-        ours, theirs = (_real(side, image, tolerance.score_floor) for side in (reference, found))
-        total += max(len(ours['scores']), len(theirs['scores']))
+        ours, theirs = (_real(side, image) for side in (reference, found))
         chosen, left = _pair(ours, theirs, tolerance)
-        pairs += chosen
-        unmatched += [f'image {image}: {text}' for text in left]
+        pairs += [pair for pair in chosen if pair.score >= tolerance.score_floor]
+        left = [single for single in left if single.score >= tolerance.score_floor]
+        unmatched += [f'image {image}: {single.text}' for single in left]
+        alone += max(sum(single.ours for single in left), sum(not single.ours for single in left))
+    total = len(pairs) + alone
     share = len(pairs) / total if total else 1.0
-    worst = [max((pair[i] for pair in pairs), default=0.0) for i in range(3)]
+    worst = [max((pair.differences[i] for pair in pairs), default=0.0) for i in range(3)]
     floor = f' scoring at least {tolerance.score_floor}' if tolerance.score_floor else ''
     rows = [
         Row('detections', share, tolerance.share, share >= tolerance.share, f'share of {total}{floor} that agree'),
@@ -153,18 +162,31 @@ def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Par
     return Parity(tuple(rows), tuple(unmatched), total)
 
 
-def _real(side: Outputs, image: int, floor: float) -> dict[str, Tensor]:
+def _real(side: Outputs, image: int) -> dict[str, Tensor]:
     """Return the rows of one image that are detections."""
     count = int(side['num_dets'][image])
-    rows = {name: side[name][image][:count] for name in ('boxes', 'scores', 'labels', 'masks') if name in side}
-    keep = rows['scores'] >= floor
-    return {name: value[keep] for name, value in rows.items()}
+    return {name: side[name][image][:count] for name in ('boxes', 'scores', 'labels', 'masks') if name in side}
+
+
+class _Pair(NamedTuple):
+    """Two detections that agree: the higher score, and how far boxes, scores and masks are apart."""
+
+    score: float
+    differences: tuple[float, float, float]
+
+
+class _Single(NamedTuple):
+    """A detection without a partner: its score, whether it is the reference's, and itself in words."""
+
+    score: float
+    ours: bool
+    text: str
 
 
 def _pair(
     ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: Tolerance
-) -> tuple[list[tuple[float, float, float]], list[str]]:
-    """Return the differences (boxes, scores, masks) of the pairs that agree, and a line for each that has none."""
+) -> tuple[list[_Pair], list[_Single]]:
+    """Return the pairs that agree, and the detections that have no partner."""
     if len(ours['scores']) and len(theirs['scores']):
         boxes = (ours['boxes'][:, None].double() - theirs['boxes'][None].double()).abs().amax(-1)  # (R, F)
         scores = (ours['scores'][:, None].double() - theirs['scores'][None].double()).abs()
@@ -181,12 +203,16 @@ def _pair(
     for row in range(agree.shape[0]):
         candidates = (agree[row] & free).nonzero()[:, 0]
         if not len(candidates):
-            alone.append(_describe('only in the reference', ours, row, theirs))
+            said = _describe('only in the reference', ours, row, theirs)
+            alone.append(_Single(float(ours['scores'][row]), True, said))
             continue
         best = int(candidates[(boxes[row, candidates] + scores[row, candidates]).argmin()])
         free[best] = False
-        pairs.append((float(boxes[row, best]), float(scores[row, best]), float(masks[row, best])))
-    alone += [_describe('only in the backend', theirs, int(row), ours) for row in free.nonzero()[:, 0]]
+        higher = max(float(ours['scores'][row]), float(theirs['scores'][best]))
+        pairs.append(_Pair(higher, (float(boxes[row, best]), float(scores[row, best]), float(masks[row, best]))))
+    for row in free.nonzero()[:, 0].tolist():
+        said = _describe('only in the backend', theirs, row, ours)
+        alone.append(_Single(float(theirs['scores'][row]), False, said))
     return pairs, alone
 
 

@@ -11,7 +11,7 @@ import datetime
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,9 @@ def _compare_and_draw(
             continue  # feature maps are no picture
         library = type(made.model).__module__.split('.')[0]
         sides = [(f'{library} (PyTorch)', reference), (f'{title}, {precision}', found)]
-        name = work_dir / f'{Path(file).stem}_{precision}.png'
+        name, number = work_dir / f'{Path(file).stem}_{precision}.png', 2
+        while name in pictures:  # of another folder, or of another suffix
+            name, number = work_dir / f'{Path(file).stem}_{number}_{precision}.png', number + 1
         pictures.append(draw_side_by_side(name, canvas.picture, sides, made.card.classes))
     return parity, pictures
 
@@ -209,7 +211,12 @@ def _runner(name: str, available: Availability, engine: Path, onnx: Path, device
     """Load the engine, or, where it cannot run here, the graph that it was built of."""
     if available.can_run:
         device = 'cuda:0' if name.startswith('tensorrt') and device == 'cpu' else device
-        return get_backend(name).load(engine, device, options=load), name
+        try:
+            return get_backend(name).load(engine, device, options=load), name
+        except BackendError as error:
+            if not available.doubt:
+                raise
+            available = replace(available, no_run=f'{available.doubt}: {error}')
     reason = available.no_run.rstrip('.')
     return get_backend('onnxruntime').load(onnx), f'onnxruntime (the {name} engine was not run: {reason})'
 

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 ImageLike = str | os.PathLike[str] | np.ndarray
-MODES = ('letterbox', 'crop', 'stretch')
+MODES = ('letterbox', 'crop', 'stretch', 'stretch-crop', 'crop-resize')
 #: The input of every graph.
 INPUT = 'image'
 #: Shorter edge over crop in the testing of ImageNet classifiers: 256 / 224.
@@ -206,8 +206,10 @@ class Letterbox:
         std: Divided by.
         to_rgb: Whether the model takes the channels in the other order than ``cv2.imread`` gives.
         mode: ``'letterbox'``: as large as it fits, padded at the right and bottom; ``'crop'``: the shorter edge to
-            ``short_edge``, then the centre; ``'stretch'``: to the canvas, whatever the ratio.
-        short_edge: Of ``'crop'``, pixels.
+            ``short_edge``, then the centre; ``'stretch'``: to the canvas, whatever the ratio; ``'stretch-crop'``: to a
+            square of ``short_edge``, then the centre; ``'crop-resize'``: the centre first, of the shorter edge as much
+            as the canvas is of ``short_edge``, then to the canvas, as EfficientNet's testing does.
+        short_edge: Of the modes that crop, pixels.
         interpolation: As mmcv calls it.
         resize_backend: ``'cv2'`` or ``'pillow'``.
 
@@ -237,7 +239,7 @@ class Letterbox:
             if len(values) not in (1, 3) or (name == 'std' and min(values) <= 0):
                 raise ValueError(f'{name}={values}: three numbers are needed{", above 0" if name == "std" else ""}')
             object.__setattr__(self, name, values * (3 // len(values)))
-        if self.mode == 'crop' and self.short_edge < max(self.height, self.width):
+        if 'crop' in self.mode and self.short_edge < max(self.height, self.width):
             raise ValueError(f'short_edge={self.short_edge} leaves no {self.height}x{self.width} to cut out')
 
     @classmethod
@@ -312,7 +314,10 @@ class Letterbox:
 
     def fit(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """Resize an image so that it fits; ``(h, w, 3)`` uint8."""
-        height, width = image.shape[:2]
+        height, width = ori_shape = image.shape[:2]
+        if self.mode == 'crop-resize':
+            image = self._centre(image)
+            height, width = image.shape[:2]
         new_height, new_width = self.height, self.width
         if self.mode == 'letterbox':  # to the pixel as mmcv.rescale_size, but never to nothing
             scale = min(self.height / height, self.width / width)
@@ -323,15 +328,26 @@ class Letterbox:
             new_height, new_width = (
                 (int(short * height / width), short) if width < height else (short, int(short * width / height))
             )
+        elif self.mode == 'stretch-crop':
+            new_height = new_width = self.short_edge
         if (new_height, new_width) != (height, width):
             image = mmcv.imresize(
                 image, (new_width, new_height), interpolation=self.interpolation, backend=self.resize_backend
             )
-        if self.mode == 'crop':  # as mmcv's CenterCrop
+        if self.mode in ('crop', 'stretch-crop'):  # as mmcv's CenterCrop
             top, left = round((new_height - self.height) / 2), round((new_width - self.width) / 2)
             image = image[top : top + self.height, left : left + self.width]
         scale_factor = (new_width / width, new_height / height)
-        return image, Placement(scale_factor, (image.shape[0], image.shape[1]), (height, width))
+        return image, Placement(scale_factor, (image.shape[0], image.shape[1]), (ori_shape[0], ori_shape[1]))
+
+    def _centre(self, image: np.ndarray) -> np.ndarray:
+        """What mmpretrain's EfficientNetCenterCrop cuts out before it resizes; its rounding too."""
+        short = min(image.shape[:2])
+        for axis, edge in enumerate((self.height, self.width)):
+            kept = edge / self.short_edge * short
+            first = max(0, round((image.shape[axis] - kept) / 2))
+            image = image.take(range(first, max(first + 1, min(int(first + kept - 1) + 1, image.shape[axis]))), axis)
+        return image
 
     def fill(self, image: np.ndarray) -> Tensor:
         """Normalise and pad an image that fits.
@@ -390,14 +406,30 @@ def sizing_of_classifier(model_cfg: Any, height: int, width: int) -> dict[str, A
     pipeline = (loader.get('dataset') or {}).get('pipeline')
     steps = {step_name(step): step for step in pipeline or ()}
     crop, edge, plain = steps.get('CenterCrop'), steps.get('ResizeEdge'), steps.get('Resize')
-    resize = edge or plain or {}
-    how = {'interpolation': resize.get('interpolation', 'bilinear'), 'resize_backend': resize.get('backend', 'cv2')}
+    first, canvas = steps.get('EfficientNetCenterCrop'), max(height, width)
+    resize = first or edge or plain or {}
+    usual = 'bilinear' if first is None else 'bicubic'
+    how = {'interpolation': resize.get('interpolation', usual), 'resize_backend': resize.get('backend', 'cv2')}
+    if first is not None:
+        whole = first['crop_size'] + first.get('crop_padding', 32)
+        return {'mode': 'crop-resize', 'short_edge': round(whole * canvas / first['crop_size']), **how}
     if crop is not None and edge is not None and edge.get('edge', 'short') == 'short':
-        sizes = crop['crop_size']
-        cut = sizes if isinstance(sizes, int) else max(sizes)
-        return {'mode': 'crop', 'short_edge': round(edge['scale'] * max(height, width) / cut), **how}
+        return {'mode': 'crop', 'short_edge': round(edge['scale'] * canvas / _longest(crop['crop_size'])), **how}
+    if crop is not None and plain is not None and _is_square(plain):
+        scale = _longest(plain['scale'])
+        return {'mode': 'stretch-crop', 'short_edge': round(scale * canvas / _longest(crop['crop_size'])), **how}
     if crop is None and plain is not None and not plain.get('keep_ratio'):
         return {'mode': 'stretch', **how}
     if pipeline is None or crop is not None:
-        return {'mode': 'crop', 'short_edge': round(EDGE_TO_CROP * max(height, width)), **how}
+        return {'mode': 'crop', 'short_edge': round(EDGE_TO_CROP * canvas), **how}
     return how
+
+
+def _longest(size: Any) -> int:
+    return int(size if isinstance(size, int) else max(size))
+
+
+def _is_square(resize: Mapping[str, Any]) -> bool:
+    """Whether a ``Resize`` gives a square whatever the image."""
+    scale = resize.get('scale')
+    return not resize.get('keep_ratio') and (isinstance(scale, int) or (bool(scale) and len(set(scale)) == 1))

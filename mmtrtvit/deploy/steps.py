@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmtrtvit.apis.config import load_config
+from mmtrtvit.apis.config import check_has_model, load_config
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.model import NO_CHECKPOINT, build_model
 from mmtrtvit.deploy.backends import (
@@ -102,6 +102,7 @@ def export_model(
     model_cfg = load_config(model_cfg) if isinstance(model_cfg, str) else model_cfg
     path, precision = Path(path), deploy_cfg.build.precision
     random = checkpoint == NO_CHECKPOINT
+    check_has_model(model_cfg)
     with step('building the model'):
         model_cfg = without_threshold(model_cfg) if random else model_cfg
         model, classes = build_model(model_cfg, checkpoint)

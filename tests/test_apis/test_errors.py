@@ -204,6 +204,19 @@ def test_missing_data_inside_wrappers(config: str, tmp_path: Path, fail: Tool, w
     assert 'there/annotations/instances_train2017.json' in message
 
 
+@pytest.mark.parametrize(('dataset', 'needed'), [
+    (dict(type='CIFAR10', data_root='nowhere/', split='train'), []),
+    (dict(type='CIFAR10', data_root='nowhere', split='train', download=False), ['nowhere']),
+    (dict(type='CUB', data_root='nowhere', split='train'), ['nowhere']),
+    (dict(type='mmpretrain.ImageNet', data_root='nowhere', split='val'), ['nowhere/val']),
+    (dict(type='ImageNet', data_root='nowhere', data_prefix='other', split='val'), ['nowhere/other']),
+])  # fmt: skip
+def test_a_split_is_a_folder_of_imagenet_only(dataset: dict[str, Any], needed: list[str]) -> None:
+    from mmtrtvit.apis import preflight
+
+    assert [path.as_posix() for path in preflight._paths(dataset)] == needed
+
+
 def test_missing_file_of_the_evaluator(config: str, fail: Tool) -> None:
     message = fail(train_api.main, config, '--cfg-options', 'val_evaluator.ann_file=gone.json')
     assert 'gone.json (needed by val_evaluator, CocoMetric)' in message

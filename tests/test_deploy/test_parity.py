@@ -144,6 +144,33 @@ def test_low_scores_are_left_out_where_precision_is_low() -> None:
     assert verdict.detections == int((reference['scores'] >= 0.3).sum()) == 15
 
 
+def test_a_detection_that_crosses_the_floor_is_no_other_one() -> None:
+    reference = detections(16)
+    reference['scores'][0, 15] = 0.3002
+    found = changed(reference, 'scores', 15, -0.0004)
+    for one, other in ((reference, found), (found, reference)):
+        verdict = compare(one, other, TOLERANCES['fp16'])
+        assert verdict.passed
+        assert verdict.unmatched == ()
+        assert verdict.detections == 16, 'counted, for one side reaches the floor'
+    gone = changed(reference, 'boxes', 15, 99.0)
+    verdict = compare(reference, gone, TOLERANCES['fp16'])
+    assert len(verdict.unmatched) == 2
+    assert verdict.detections == 16
+
+
+@pytest.mark.parametrize('wrong', [float('nan'), float('inf')])
+@pytest.mark.parametrize('name', ['logits', 'scores', 'feature_0', 'boxes'])
+def test_what_is_not_finite_fails_and_can_be_written(name: str, wrong: float) -> None:
+    reference = detections() if name == 'boxes' else {name: torch.ones(1, 2, 3, 3)}
+    found = {key: value.clone() for key, value in reference.items()}
+    found[name][0, 1] = wrong
+    for one, other in ((reference, found), (found, reference)):
+        verdict = compare(one, other, FP32)
+        assert not verdict.passed
+        assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))['passed'] is False
+
+
 def test_images_are_compared_apart() -> None:
     reference = detections(batch=2)
     swapped = {name: value.flip(0) for name, value in reference.items()}

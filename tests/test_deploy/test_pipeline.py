@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmtrtvit.apis.model import build_model
 from mmtrtvit.deploy import pipeline
 from mmtrtvit.deploy.backends import BackendError, get_backend, read_card, sha256_of
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
+from mmtrtvit.deploy.backends.types import Availability
 from mmtrtvit.deploy.config import parse_deploy_config
 from mmtrtvit.deploy.parity import TOLERANCES
 from mmtrtvit.deploy.pipeline import Deployment, deploy
@@ -302,6 +304,71 @@ def test_wrong_options_are_said_before_anything_is_read(
         main(['nowhere.py', 'nowhere.py', 'none', 'nowhere.png', *options])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_deploy_config_twice_and_no_checkpoint(
+    detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command_line(detector, tmp_path)
+    words[1:3] = 'deploy/detection_onnxruntime_static-320x320.py', 'none'
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert 'it is no model config' in capsys.readouterr().err
+
+
+def test_a_part_has_no_picture_to_show(
+    detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command_line(detector, tmp_path, '--show', '--cfg-options', 'codebase_config.part=backbone'))
+    assert stopped.value.code == 2
+    assert "--show: codebase_config.part='backbone' gives feature maps" in capsys.readouterr().err
+
+
+def test_pictures_of_files_with_one_name_and_the_log(
+    detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [tmp_path / folder / '0001.png' for folder in ('left', 'right')]
+    for image in images:
+        image.parent.mkdir()
+        image.write_bytes(detector['image'].read_bytes())
+    words = command_line(detector, tmp_path, '--log-level', 'DEBUG', '--test-img', *map(str, images))
+    main(words)
+    capsys.readouterr()
+    logging.getLogger('mmtrtvit.deploy.backends.tensorrt_api').debug('what TensorRT says')
+    assert 'what TensorRT says' in capsys.readouterr().err
+    main([*words, '--log-level', 'INFO'])
+    capsys.readouterr()
+    logging.getLogger('mmtrtvit.deploy.backends.tensorrt_api').debug('what TensorRT says')
+    assert capsys.readouterr().err == ''
+    summary = json.loads((tmp_path / 'out' / 'deploy.json').read_text())
+    assert summary['files']['pictures'] == ['0001_fp32.png', '0001_2_fp32.png']
+    for name in summary['files']['pictures']:
+        assert (tmp_path / 'out' / name).is_file()
+
+
+class Unlisted:
+    """A backend that loads nothing on this GPU, and is not sure to."""
+
+    def load(self, engine: Path, device: str, options: Any = None) -> Any:
+        raise BackendError(f'{engine}: does not load the engine')
+
+
+def test_where_an_unlisted_gpu_refuses_the_engine_its_graph_runs(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = get_backend
+    monkeypatch.setattr(pipeline, 'get_backend', lambda name: Unlisted() if name == 'tensorrt-rtx' else real(name))
+    options = ('tensorrt-rtx', Availability('1.7', doubt='not listed'), Path('e.engine'), deployed.onnx, 'cpu', None)
+    runner, ran = pipeline._runner(*options)
+    with runner:
+        assert (
+            ran == 'onnxruntime (the tensorrt-rtx engine was not run: not listed: e.engine: does not load the engine)'
+        )
+    sure = (options[0], Availability('1.7'), *options[2:])
+    with pytest.raises(BackendError, match='does not load the engine'):
+        pipeline._runner(*sure)
 
 
 def test_a_work_dir_that_cannot_be_made(

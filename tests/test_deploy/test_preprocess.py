@@ -183,6 +183,32 @@ def test_classifiers_get_what_their_own_pipeline_gives(h: int, w: int, edge_and_
     assert found.tensor.shape == (3, crop, crop)
 
 
+@settings(max_examples=40, deadline=None)
+@given(sizes, sizes, st.sampled_from([(40, 32), (64, 64), (51, 33)]), st.booleans())
+def test_the_other_ways_to_crop(h: int, w: int, edge_and_crop: tuple[int, int], square: bool) -> None:
+    """EfficientNet's, which cuts first, and that of the fine-grained data sets, which stretches first."""
+    from mmpretrain.datasets.transforms import EfficientNetCenterCrop
+
+    edge, crop = edge_and_crop
+    if max(h, w) > 40 * min(h, w) or (not square and crop * min(h, w) < edge):
+        return
+    stretch = dict(type='Resize', scale=edge), dict(type='CenterCrop', crop_size=crop)
+    first = (dict(type='EfficientNetCenterCrop', crop_size=crop, crop_padding=edge - crop),)
+    pipeline = [dict(type='LoadImageFromFile'), *(stretch if square else first), dict(type='PackInputs')]
+    cfg = dict(test_dataloader=dict(dataset=dict(pipeline=pipeline)))
+    steps: Any = (
+        (mmcv.transforms.Resize(scale=(edge, edge)), mmcv.transforms.CenterCrop(crop_size=crop))
+        if square
+        else (EfficientNetCenterCrop(crop, edge - crop),)
+    )
+    results = {'img': noise(h, w)}
+    for step in steps:
+        results = step(results)
+    found = Letterbox(crop, crop, **sizing_of_classifier(cfg, crop, crop))(noise(h, w))
+    assert np.array_equal(found.image, results['img'])
+    assert found.placement.ori_shape == (h, w)
+
+
 def test_a_crop_of_another_size_keeps_the_ratio_of_edge_and_crop() -> None:
     pipeline = [dict(type='mmpretrain.ResizeEdge', scale=256, interpolation='bicubic', backend='pillow'),
                 dict(type='CenterCrop', crop_size=224)]  # fmt: skip

@@ -79,7 +79,7 @@ class BuildOptions:
 
     def _check_capabilities(self) -> None:
         values = self.compute_capabilities
-        if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
             raise _wrong(self, 'compute_capabilities', "a list of texts such as ['8.6', '12.0']")
         for value in values:
             major, _, minor = value.partition('.')
@@ -91,7 +91,7 @@ class BuildOptions:
 
     def _check_profile(self) -> None:
         if self.batch is not None:
-            batch = tuple(self.batch)
+            batch = tuple(self.batch) if isinstance(self.batch, (list, tuple)) else ()
             if (
                 len(batch) != 3
                 or not all(_is_whole(size) for size in batch)

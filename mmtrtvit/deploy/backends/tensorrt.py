@@ -36,6 +36,7 @@ __all__ = ['RTX_CAPABILITIES', 'TensorRTBackend', 'TensorRTRTXBackend']
 
 #: GPUs that one portable TensorRT-RTX engine serves, by its documentation: Ampere, Ada and Blackwell.
 RTX_CAPABILITIES = ('8.0', '8.6', '8.9', '12.0')
+_LISTED = f'it lists compute capability {", ".join(RTX_CAPABILITIES)} and later'
 
 _COMMON = frozenset({
     'precision', 'min_precision_share', 'optimization_level', 'workspace_mib', 'version_compatible', 'profiling',
@@ -261,11 +262,17 @@ class TensorRTRTXBackend(TensorRTBackend):
         missing = self._missing()
         if missing:
             return Availability('', missing, missing)
-        return Availability(str(self._api.__version__), '', '' if torch.cuda.is_available() else self._needs_gpu())
+        version = str(self._api.__version__)
+        if not torch.cuda.is_available():
+            return Availability(version, '', self._needs_gpu())
+        major, minor = torch.cuda.get_device_capability()
+        here = f'{torch.cuda.get_device_name()} has compute capability {major}.{minor}, TensorRT-RTX: {_LISTED}'
+        if (major, minor) < (8, 0):
+            return Availability(version, '', here)
+        return Availability(version, doubt='' if f'{major}.{minor}' in RTX_CAPABILITIES else here)
 
     def _needs_gpu(self) -> str:
-        listed = ', '.join(RTX_CAPABILITIES)
-        return f'{super()._needs_gpu()}; it lists compute capability {listed} and later'
+        return f'{super()._needs_gpu()}; {_LISTED}'
 
     def _check_options(self, options: BuildOptions) -> None:
         for value in options.compute_capabilities:

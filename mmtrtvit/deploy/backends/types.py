@@ -103,11 +103,13 @@ class Availability:
         version: Of the library, empty where it is not installed.
         no_build: Why no engine can be built here, with the way out; empty if one can.
         no_run: Why no engine can be run here, with the way out; empty if one can.
+        doubt: Why running one may fail although nothing speaks against trying; empty without a doubt.
     """
 
     version: str = ''
     no_build: str = ''
     no_run: str = ''
+    doubt: str = ''
 
     @property
     def can_build(self) -> bool:

@@ -24,9 +24,9 @@ def check_top_k(k: int) -> None:
     Raises:
         ValueError: If k is not within 1 .. 3840.
     """
-    if not 1 <= k <= MAX_TOP_K:
+    if not isinstance(k, int) or not 1 <= k <= MAX_TOP_K:
         raise ValueError(
-            f'top_k: k={k} is not within 1 .. {MAX_TOP_K}, which is all that TensorRT sorts; '
+            f'top_k: k={k!r} is not within 1 .. {MAX_TOP_K}, which is all that TensorRT sorts; '
             'lower nms_pre or pre_top_k in the deploy config'
         )
 

@@ -58,8 +58,10 @@ class NMSOptions:
         if self.form not in get_args(NMSForm):
             raise ValueError(f'NMSOptions: form={self.form!r} is not one of {", ".join(get_args(NMSForm))}')
         check_top_k(self.pre_top_k)
-        if self.rounds < 2:
-            raise ValueError(f'NMSOptions: rounds={self.rounds}; two at least: one to suppress, one to see it settled')
+        if not isinstance(self.rounds, int) or self.rounds < 2:
+            raise ValueError(
+                f'NMSOptions: rounds={self.rounds!r}; two at least: one to suppress, one to see it settled'
+            )
 
 
 class Detections(NamedTuple):

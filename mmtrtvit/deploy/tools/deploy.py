@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -53,7 +54,7 @@ def deploy(argv: Sequence[str]) -> Deployment:
         SystemExit: With 1 where an output is outside the tolerance.
     """
     args = parse_args(argv)
-    logging.getLogger('mmtrtvit').setLevel(args.log_level)
+    _log(args.log_level)
     console = Console(quiet=args.log_level in ('WARNING', 'ERROR'), highlight=False)
     try:
         from mmtrtvit.deploy import pipeline
@@ -66,6 +67,10 @@ def deploy(argv: Sequence[str]) -> Deployment:
     ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
     deploy_cfg = load_deploy_config(args.deploy_cfg, ours)
     model_cfg = load_config(args.config, {key: value for key, value in options.items() if key not in ours})
+    if args.show and deploy_cfg.part != 'end2end':
+        raise UserError(
+            f'--show: codebase_config.part={deploy_cfg.part!r} gives feature maps, of which no picture is made'
+        )
     images = args.test_img or [args.img]
     for image in images:
         if not Path(image).is_file():
@@ -92,6 +97,14 @@ def deploy(argv: Sequence[str]) -> Deployment:
         print(f'error: {work_dir}: {said}', file=sys.stderr)
         raise SystemExit(1)
     return made
+
+
+def _log(level: str) -> None:
+    """Let what mmtrtvit logs from that level on through to stderr; without a handler Python drops all but warnings."""
+    logger = logging.getLogger('mmtrtvit')
+    logger.setLevel(level)
+    if not logger.handlers:
+        logger.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False))
 
 
 def check_sections(options: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -239,6 +240,23 @@ def test_without_a_gpu_loading_says_what_is_needed(graphs: dict[str, Path], back
         backend.load(engine, require_card=False)
     with pytest.raises(BackendError, match=r'LoadOptions\.threads=2: tensorrt-rtx has no such option'):
         backend.load(engine, require_card=False, options=LoadOptions(threads=2))
+
+
+@pytest.mark.parametrize(('capability', 'runs', 'doubt'), [
+    ((7, 5), False, False), ((8, 0), True, False), ((8, 9), True, False), ((9, 0), True, True), ((12, 0), True, False),
+])  # fmt: skip
+def test_a_gpu_that_is_not_listed(
+    capability: tuple[int, int], runs: bool, doubt: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
+    available = backend.availability()
+    assert available.can_run is runs
+    assert bool(available.doubt) is doubt
+    if available.no_run or available.doubt:
+        said = rf'a GPU has compute capability {capability[0]}\.{capability[1]}, TensorRT-RTX: it lists .*8\.0, 8\.6'
+        assert re.search(said, available.no_run or available.doubt)
 
 
 def test_without_the_library_the_message_names_the_extra(
