@@ -94,7 +94,7 @@ setup(
         'rtx': [*DEPLOY, 'tensorrt-rtx-cu13-bindings>=1.7', 'tensorrt-rtx-cu13-libs>=1.7'],
         'tensorrt': [*DEPLOY, 'tensorrt>=10.12'],
         # Next-ViT and RegNetY are timm's
-        'benchmark': [*DEPLOY, 'timm>=1.0.12', 'matplotlib>=3.7', 'jinja2>=3.1', 'scipy>=1.9'],
+        'benchmark': [*DEPLOY, 'timm>=1.0.12', 'matplotlib>=3.7', 'jinja2>=3.1', 'scipy>=1.12'],
         'dev': [
             'pytest>=8',
             'pytest-xdist>=3.6',

@@ -110,6 +110,29 @@ def check_has_model(cfg: Config) -> None:
         raise UserError(f'{name} has no model: it is no model config, or a part that others inherit')
 
 
+def check_has_loop(cfg: Config, split: str) -> None:
+    """Refuse a config that lacks a part of what a loop needs.
+
+    Args:
+        cfg: The merged config.
+        split: ``'train'``, ``'val'``, which may be left out as a whole, or ``'test'``.
+
+    Raises:
+        UserError: Names what is missing.
+    """
+    last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
+    parts = [f'{split}_dataloader', f'{split}_cfg', last]
+    missing = [key for key in parts if cfg.get(key) is None]
+    if not missing or (split == 'val' and missing == parts):
+        return
+    ways_out = {
+        'train': 'it cannot be trained: is it a part that others inherit?',
+        'val': f'to train without validation set {", ".join(parts)} to None, all three',
+        'test': f'it cannot be tested: many configs have {missing[0]} = {missing[0].replace("test", "val", 1)}',
+    }
+    raise UserError(f'{cfg.filename or "the config"} has no {", ".join(missing)}: {ways_out[split]}')
+
+
 def _reason(error: Exception, path: Path) -> str:
     """One line on why a config cannot be read, with the line of the file where there is one."""
     cause = error

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
 from mmtrtvit.apis import test, train, visualize
 from mmtrtvit.apis.config import key_value, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
+from mmtrtvit.apis.launch import last_checkpoint
+from mmtrtvit.apis.model import class_names
+from mmtrtvit.datasets import CLASSES
 from mmtrtvit.datasets.writer import DatasetError, Parameters, generate
 
 CONFIG = 'configs/demo/mask_rcnn_trtvit_shapes.py'
@@ -59,13 +61,13 @@ class Steps:
         return result
 
 
-def last_checkpoint(work_dir: Path) -> Path:
+def trained(work_dir: Path) -> Path:
     """The checkpoint that training left.
 
     Raises:
         UserError: There is none.
     """
-    found = find_latest_checkpoint(str(work_dir))
+    found = last_checkpoint(work_dir)
     if found is None:
         raise UserError(f'{work_dir}: training left no checkpoint')
     return Path(os.path.relpath(found))
@@ -77,7 +79,7 @@ def make_images(root: Path, work_dir: Path, args: argparse.Namespace) -> Path:
         made = generate(root, Parameters(train=args.train_images, val=args.val_images), overwrite=True)
     except DatasetError as error:
         raise UserError(str(error)) from error
-    if made and find_latest_checkpoint(str(work_dir)) is not None:
+    if made and last_checkpoint(work_dir) is not None:
         print(f'{root} was made anew: the checkpoints of the training before are now in {set_aside(work_dir)}')
     return root
 
@@ -105,6 +107,10 @@ def demo(argv: Sequence[str]) -> None:
     config = load_config(args.config, train.parse_args([args.config, *options]).cfg_options)
     if 'data_root' not in config:
         raise UserError(f'--config {args.config}: it has no data_root to generate images into')
+    if class_names(config, {}) != CLASSES:
+        raise UserError(
+            f'--config {args.config}: its classes are not those of the generated images: {", ".join(CLASSES)}'
+        )
     root = Path(config.data_root)
     common = ['--work-dir', args.work_dir, *options]
 
@@ -117,7 +123,7 @@ def demo(argv: Sequence[str]) -> None:
     )
     line = [args.config, '--resume', *common]
     steps.run('Train', ['python', 'tools/train.py', *line], lambda: train.train(line))
-    checkpoint, picture = last_checkpoint(work_dir), work_dir / 'detections.png'
+    checkpoint, picture = trained(work_dir), work_dir / 'detections.png'
     evaluation = [args.config, str(checkpoint), *common]
     metrics = steps.run('Evaluate', ['python', 'tools/test.py', *evaluation], lambda: test.evaluate(evaluation))
     drawing = [args.config, str(checkpoint), '--out', str(picture), *common]
@@ -131,6 +137,8 @@ def report(steps: Steps, metrics: dict[str, float], places: dict[str, Path]) -> 
     """Print results, times and places."""
     table = Table(title='mmtrtvit demo', show_header=False)
     for name in (METRIC, 'coco/bbox_mAP', 'coco/segm_mAP_50', 'coco/segm_mAP'):
+        if name not in metrics:
+            continue  # a detector without masks
         table.add_row(name, f'{metrics[name]:.3f}')
     for title, seconds in steps.seconds.items():
         table.add_row(title, f'{seconds:.0f} s')

@@ -80,10 +80,13 @@ def explain(error: Exception, going_on: str = '') -> str | None:
         going_on: As for :func:`run_tool`.
     """
     from mmtrtvit.compat.checkpoint import CheckpointError
+    from mmtrtvit.models.warm_start import WarmStartError
 
     text = _own_words(error)
     if isinstance(error, CheckpointError):
         return f'{text}. {_WITHOUT_DOWNLOAD}' if 'cannot be downloaded' in text else text
+    if isinstance(error, WarmStartError):
+        return f'{text}. {_WITHOUT_DOWNLOAD}'
     if any(words in text for words in _NO_GPU):
         return f'a GPU was asked for that this machine does not have or cannot use: {_line(text)}'
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):

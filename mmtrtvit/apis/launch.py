@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.weights import CheckWeightsHook
@@ -112,6 +112,19 @@ def leave_together() -> None:
         # its threads would be joined under the GIL that they may be waiting for.
         gc.collect()
         torch.distributed.destroy_process_group()
+
+
+def last_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint that a training left in its work dir; None where there is none.
+
+    mmengine's ``last_checkpoint`` names it by its absolute path: after the folder was moved or copied, the file of that
+    name beside it is meant.
+    """
+    found = find_latest_checkpoint(str(work_dir))
+    if found is None:
+        return None
+    beside = Path(work_dir) / Path(found).name
+    return beside if beside.exists() else Path(found)
 
 
 def check_checkpoint(name: str) -> None:

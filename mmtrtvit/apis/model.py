@@ -84,7 +84,8 @@ def without_initial_weights(definition: Any) -> None:
             definition['init_cfg'] = None
             if definition.get('frozen_stages', -1) >= 0:  # frozen random weights are refused by the backbone
                 definition['frozen_stages'] = -1
-                definition['norm_eval'] = False
+                if 'norm_eval' in definition:
+                    definition['norm_eval'] = False
         if 'pretrained' in definition:
             definition['pretrained'] = None
         for value in definition.values():

@@ -23,6 +23,12 @@ _REGISTRIES = [
     value for value in vars(root).values() if isinstance(value, root.Registry) and value.name != 'inferencer'
 ]
 _RESERVED = {'type', '_delete_', '_scope_'}
+#: Keys that whatever builds a thing takes out of its dict beforehand, by the first word of their path: the optimizer's
+#: wrapper, a scheduler, a hook.
+_TAKEN_OUT = {
+    'optim_wrapper': {'constructor', 'paramwise_cfg'}, 'param_scheduler': {'convert_to_iter_based'},
+    'default_hooks': {'priority'}, 'custom_hooks': {'priority'},
+}  # fmt: skip
 _DATALOADER = {'num_batch_per_epoch', 'disable_subprocess_warning'}
 
 
@@ -73,6 +79,9 @@ def _readers(owner: Any, path: list[str], scope: str) -> tuple[set[str], bool]:
     """The keys that a dict of the config may have, and whether that list is complete."""
     if not path:
         return _parameters(Runner)[0] | _TOP_LEVEL, False
+    taken = _TAKEN_OUT.get(path[0], set())
+    if path[-1].endswith('norm_cfg'):
+        taken = {'requires_grad'}  # mmcv.cnn.build_norm_layer
     kind = owner.get('type')
     if kind is None:
         if path[-1].endswith('dataloader'):
@@ -82,7 +91,7 @@ def _readers(owner: Any, path: list[str], scope: str) -> tuple[set[str], bool]:
     if cls is None:
         return set(), False
     known, closed = _parameters(cls)
-    return known | _RESERVED, closed
+    return known | _RESERVED | taken, closed
 
 
 def _parameters(cls: Any) -> tuple[set[str], bool]:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
 from mmtrtvit.apis.preflight import check_data
@@ -102,7 +102,7 @@ def prepare(args: argparse.Namespace) -> Config:
         raise UserError(f'--threads {args.threads}: at least 1 is needed')
     cfg = load_config(args.config, args.cfg_options)
     check_has_model(cfg)
-    check_has_test(cfg)
+    check_has_loop(cfg, 'test')
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.load_from = args.checkpoint
@@ -110,19 +110,6 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.show_dir:
         enable_drawing(cfg, args.show_dir)
     return cfg
-
-
-def check_has_test(cfg: Config) -> None:
-    """Refuse a config that says nothing of testing.
-
-    Raises:
-        UserError: A part of it is missing; names it.
-    """
-    for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
-        if cfg.get(key) is None:
-            raise UserError(
-                f'{cfg.filename} has no {key}: it cannot be tested; many configs have {key} = val_{key[5:]}'
-            )
 
 
 def checkpoint_runner(cfg: Config, args: argparse.Namespace, adapt: Callable[[Config], object] | None = None) -> Runner:

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
-from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
+from mmtrtvit.apis.launch import (
+    add_launch_arguments,
+    build_runner,
+    check_checkpoint,
+    last_checkpoint,
+    leave_together,
+    set_launcher,
+)
 from mmtrtvit.apis.preflight import check_data
 
 
@@ -36,6 +42,8 @@ def prepare(args: argparse.Namespace) -> Config:
     """The config with everything the command line says merged in."""
     cfg = load_config(args.config, args.cfg_options)
     check_has_model(cfg)
+    check_has_loop(cfg, 'train')
+    check_has_loop(cfg, 'val')
     set_launcher(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.setdefault('custom_hooks', [])
@@ -77,13 +85,16 @@ def _start(cfg: Config) -> tuple[str, float] | None:
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
         return cfg.load_from, 1.0 if cfg.get('resume') else 0.0
-    last = find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None
-    if last and not Path(last).exists():
+    last = last_checkpoint(cfg.work_dir) if cfg.get('resume') else None
+    if last is None:
+        return None
+    if not last.exists():
         raise UserError(
             f'{Path(cfg.work_dir) / "last_checkpoint"} names {last}, which is not there; '
             'give the checkpoint to go on from: --resume PATH'
         )
-    return (last, 1.0) if last else None
+    cfg.load_from = str(last)  # mmengine would take the path of before a move
+    return str(last), 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:

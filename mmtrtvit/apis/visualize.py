@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmtrtvit.apis.config import add_config_arguments, check_has_model, default_work_dir, load_config
+from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose, fit, resize
 from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.apis.launch import build_runner, check_checkpoint
@@ -198,6 +198,11 @@ def visualize(argv: Sequence[str]) -> Path:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_has_model(cfg)
+    check_has_loop(cfg, 'test')
+    if not args.checkpoint and cfg.get('default_scope') not in ('mmdet', 'mmseg'):
+        raise UserError(
+            f'{args.config} is of {cfg.get("default_scope")}: only data sets of mmdet and mmseg can be drawn'
+        )
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     out = args.out or str(Path(cfg.work_dir) / 'visualize.png')
     cfg.load_from, cfg.resume = args.checkpoint, False

@@ -11,6 +11,7 @@ otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,7 +121,7 @@ class Check:
 
     Attributes:
         text: What is divided by what.
-        ratios: Of each round.
+        ratios: Of each round; NaN where a round gave none, which counts for nothing.
         threshold: What it must lie above.
     """
 
@@ -129,9 +130,14 @@ class Check:
     threshold: float = 1.0
 
     @property
+    def measured(self) -> list[float]:
+        """The ratios that there are."""
+        return [ratio for ratio in self.ratios if not math.isnan(ratio)]
+
+    @property
     def numbers(self) -> tuple[float, float, float]:
         """10th percentile, median and 90th percentile."""
-        low, middle, high = (float(value) for value in np.percentile(self.ratios, (10, 50, 90)))
+        low, middle, high = (float(value) for value in np.percentile(self.measured, (10, 50, 90)))
         return low, middle, high
 
     @property
@@ -140,7 +146,7 @@ class Check:
 
         It takes the rounds for independent of one another, whatever their distribution.
         """
-        found = quantile_test(self.ratios, p=0.5).confidence_interval(CONFIDENCE)
+        found = quantile_test(self.measured, p=0.5).confidence_interval(CONFIDENCE)
         return float(found.low), float(found.high)
 
     @property
@@ -291,14 +297,17 @@ def _global_first(rows: Sequence[Row]) -> Guideline:
 
 
 def _block_ratio(rows: Sequence[Row], kind: str, base: str, stage: int, amount: str) -> list[float] | None:
-    """``amount`` per time of a block over that of another, round by round; '' for the speed alone."""
+    """``amount`` per time of a block over that of another, round by round; '' for the speed alone.
+
+    NaN in a round that was too noisy for a latency, so that ratios of different blocks stay those of one round.
+    """
     own, other = find_row(rows, kind, stage), find_row(rows, base, stage)
     if own is None or other is None:
         return None
     scale = own.extra[amount] / other.extra[amount] if amount else 1.0
     pairs = zip(block_rounds(own), block_rounds(other), strict=False)
-    ratios = [scale * theirs / ours for ours, theirs in pairs if ours > 0 and theirs > 0]
-    return ratios or None
+    ratios = [scale * theirs / ours if ours > 0 and theirs > 0 else math.nan for ours, theirs in pairs]
+    return None if all(map(math.isnan, ratios)) else ratios
 
 
 def _efficiency(row: Row, base: Row, amount: str) -> list[float]:

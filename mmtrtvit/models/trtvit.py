@@ -22,7 +22,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmtrtvit.models.blocks import BLOCK_KINDS, BlockOptions, BottleNeck, TransformerLayer, is_integer, is_number
-from mmtrtvit.models.warm_start import LoadReport, load_weights
+from mmtrtvit.models.warm_start import LoadReport, WarmStartError, load_weights
 
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
@@ -42,6 +42,8 @@ ARCH_KEYS = ('channels', 'depths')
 ARCH_DEFAULTS: dict[str, Any] = dict(blocks=FAMILY_BLOCKS, stem='deep', stem_channels=64)
 
 # Convolutions as ResNet's, Linear layers as ViT's.
+#: Of an ``init_cfg`` of type Pretrained, beside it.
+PRETRAINED_KEYS = {'checkpoint', 'prefix', 'map_location'}
 DEFAULT_INIT: tuple[dict[str, Any], ...] = (
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm']),
@@ -281,7 +283,12 @@ class TRTViT(BaseModule):
                 if isinstance(module, BottleNeck):
                     constant_init(module.bn3, 0)
         for cfg in pretrained:
-            self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
+            arguments = {key: value for key, value in cfg.items() if key != 'type'}
+            if 'checkpoint' not in arguments or arguments.keys() - PRETRAINED_KEYS:
+                raise WarmStartError(
+                    f"init_cfg={cfg}: of type 'Pretrained' it has checkpoint, and if need be prefix and map_location"
+                )
+            self.load_pretrained(**arguments)
 
     def load_pretrained(self, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> LoadReport:
         """Load a checkpoint of ours or of mmpretrain's ResNetV1d and log what went where.

@@ -23,6 +23,10 @@ DEPLOY_HINT = (
 )
 
 
+class WarmStartError(ValueError):
+    """A checkpoint that a backbone cannot begin with; the message says why."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What became of the parameters and buffers of a checkpoint and of a model.
@@ -64,7 +68,8 @@ def load_weights(model: nn.Module, checkpoint: str, prefix: str | None = None, m
         The account.
 
     Raises:
-        ValueError: If the checkpoint holds no weights, none that fit, or some of another shape. The model is unchanged.
+        WarmStartError: If the checkpoint holds no weights, none that fit, or some of another shape. The model is
+            unchanged.
     """
     source = _read_state_dict(checkpoint, map_location)
     source, outside = _strip_prefix(source, prefix, checkpoint)
@@ -90,7 +95,7 @@ def _read_state_dict(checkpoint: str, map_location: str) -> dict[str, torch.Tens
     if isinstance(content, Mapping) and 'state_dict' in content:
         content = content['state_dict']
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{checkpoint}: neither a state dict nor a checkpoint with one under 'state_dict'")
+        raise WarmStartError(f"{checkpoint}: neither a state dict nor a checkpoint with one under 'state_dict'")
     return {re.sub(r'^module\.', '', name): value for name, value in content.items()}
 
 
@@ -105,7 +110,7 @@ def _strip_prefix(
     inside = {name[len(prefix) :]: value for name, value in source.items() if name.startswith(prefix)}
     if not inside:
         parts = sorted({name.split('.')[0] for name in source})
-        raise ValueError(f'{checkpoint}: nothing in it begins with prefix={prefix!r}; it has {parts}')
+        raise WarmStartError(f'{checkpoint}: nothing in it begins with prefix={prefix!r}; it has {parts}')
     return inside, [name for name in source if not name.startswith(prefix)]
 
 
@@ -113,14 +118,14 @@ def _check(
     shared: list[str], source: dict[str, torch.Tensor], target: dict[str, torch.Tensor], checkpoint: str
 ) -> None:
     if not shared:
-        raise ValueError(
+        raise WarmStartError(
             f'{checkpoint}: none of its {len(source)} parameters ({", ".join(list(source)[:3])}, ...) has a place in '
             f'this backbone ({", ".join(list(target)[:3])}, ...); if it is under another name, pass prefix'
         )
     for layer in dict.fromkeys(name.rpartition('.')[0] for name in shared):
         theirs, ours = _parameters_of(layer, source), _parameters_of(layer, target)
         if theirs != ours:
-            raise ValueError(
+            raise WarmStartError(
                 f'{checkpoint}: {layer} has {theirs} in the checkpoint and {ours} in the model, which would compute '
                 f'something else. {DEPLOY_HINT}'
             )
@@ -132,7 +137,7 @@ def _check(
     if other_shape:
         more = f'\n  and {len(other_shape) - 10} more' if len(other_shape) > 10 else ''
         ranks_differ = any(source[name].ndim != target[name].ndim for name in shared)
-        raise ValueError(
+        raise WarmStartError(
             f'{checkpoint}: parameters of another shape\n  '
             + '\n  '.join(other_shape[:10])
             + more

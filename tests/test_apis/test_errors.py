@@ -18,7 +18,7 @@ from mmtrtvit.apis import demo, errors, flops, visualize
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError, explain, near, run_tool
 from mmtrtvit.deploy.tools import test as test_tool
-from tests.tiny import make_coco, make_detector
+from tests.tiny import make_classifier, make_coco, make_detector
 
 Tool = Callable[..., str]
 
@@ -81,6 +81,10 @@ def edit(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (['model.backbone.depth=19'], 'ResNet cannot be built as the config says: invalid depth 19'),
         (['train_dataloader.dataset.type=CocoDatset'], "type='CocoDatset': no such dataset .*CocoDataset"),
         (['train_pipeline=x', 'train_dataloader.dataset.pipeline.1.type=Load'], "type='Load': no such transform"),
+        (
+            ['optim_wrapper.paramwise_cg.norm_decay_mult=0'],
+            'has no paramwise_cg in optim_wrapper .*did you mean paramwise_cfg',
+        ),
         (['custom_hooks=EMAHook'], 'custom_hooks must be a list'),
         (['device=cuda'], 'device=cuda: PyTorch finds no GPU here'),
         (['env_cfg.dist_cfg.backend=nccl'], 'backend=nccl: PyTorch finds no GPU here'),
@@ -107,6 +111,8 @@ def test_options(config: str, fail: Tool, options: list[str], expected: str, mon
         ['optim_wrapper.clip_grad.max_norm=1', 'optim_wrapper.accumulative_counts=2'],
         ['optim_wrapper.optimizer.betas=0.9,0.99'],
         ['train_dataloader.dataset.filter_cfg.filter_empty_gt=True', 'train_dataloader.dataset.metainfo.palette=[1]'],
+        ['optim_wrapper.paramwise_cfg.norm_decay_mult=0.0', 'param_scheduler.0.convert_to_iter_based=True'],
+        ['default_hooks.checkpoint.priority=LOW', 'model.backbone.norm_cfg.requires_grad=False'],
         ['model.neck.type=PAFPN', 'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=3'],
     ],
 )  # fmt: skip
@@ -118,6 +124,55 @@ def test_options_that_are_right(config: str, options: list[str]) -> None:
         for part in key.split('.'):
             found = found[int(part)] if isinstance(found, list) else found[part]
         assert str(found).replace(' ', '').strip('[]()') == value.strip('[]')
+
+
+@pytest.mark.parametrize(('tool', 'options', 'expected'), [
+    (train_api, ['val_dataloader=None'], 'detector.py has no val_dataloader: to train without validation set val_data'),
+    (train_api, ['train_cfg=None', 'optim_wrapper=None'], 'detector.py has no train_cfg, optim_wrapper: it cannot be'),
+    (test_tool, ['test_evaluator=None'], 'detector.py has no test_evaluator: .* test_evaluator = val_evaluator'),
+    (visualize, ['test_dataloader=None', 'test_cfg=None'], 'has no test_dataloader, test_cfg: it cannot be tested'),
+])  # fmt: skip
+def test_half_a_loop(config: str, fail: Tool, tool: Any, options: list[str], expected: str) -> None:
+    words = [config, 'x.pth'] if tool is test_tool else [config]
+    assert re.search(expected, fail(tool.main, *words, '--cfg-options', *options))
+
+
+def test_training_without_validation(config: str) -> None:
+    options = [f'val_{part}=None' for part in ('dataloader', 'cfg', 'evaluator')]
+    assert train_api.prepare(train_api.parse_args([config, '--cfg-options', *options])).val_cfg is None
+
+
+def test_a_classifier_is_not_drawn(tmp_path: Path, fail: Tool) -> None:
+    config = str(make_classifier(tmp_path))
+    assert 'is of mmpretrain: only data sets of mmdet and mmseg can be drawn' in fail(visualize.main, config)
+
+
+TRTVIT = """_base_ = 'detector.py'
+model = dict(
+    backbone=dict(_delete_=True, type='TRTViT', out_indices=(0, 1, 2, 3), arch='a',
+                  init_cfg=dict(type='Pretrained', checkpoint='weights.pth')),
+    neck=dict(in_channels=[256, 512, 1024, 1024]))
+"""
+
+
+@pytest.mark.parametrize(('more', 'expected'), [
+    ('', r'weights\.pth: none of its 1 parameters .* has a place in this backbone .*init_cfg=None'),
+    (", prefix='head'", r"weights\.pth: nothing in it begins with prefix='head\.'"),
+    (", map_locaton='cpu'", r"init_cfg=.*of type 'Pretrained' it has checkpoint, and if need be"),
+])  # fmt: skip
+def test_a_checkpoint_that_a_backbone_cannot_begin_with(
+    config: str, fail: Tool, tmp_path: Path, more: str, expected: str
+) -> None:
+    (tmp_path / 'mine.py').write_text(TRTVIT.replace("'weights.pth'", f"'weights.pth'{more}"))
+    torch.save({'state_dict': {'of.another.model': torch.zeros(3)}}, tmp_path / 'weights.pth')
+    assert re.search(expected, fail(train_api.main, 'mine.py'))
+
+
+def test_the_demo_is_of_its_own_classes(config: str, fail: Tool, tmp_path: Path) -> None:
+    (tmp_path / 'mine.py').write_text(f"_base_ = {config!r}\ndata_root = 'shapes/'\n")
+    said = fail(demo.main, '--config', 'mine.py')
+    assert 'its classes are not those of the generated images: circle, triangle' in said
+    assert not (tmp_path / 'shapes').exists()
 
 
 def test_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Tool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from mmtrtvit.apis import test as test_api
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.launch import last_checkpoint
 from tests.tiny import make_detector
 
 
@@ -77,6 +79,28 @@ def test_a_detector_resumes_bit_for_bit(config: str, tmp_path: Path) -> None:
     assert WatchHook.seen == {i: whole[i] for i in range(3, 9)}
     a, b = (torch.load(tmp_path / name / 'epoch_3.pth')['state_dict'] for name in ('whole', 'cut'))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize('stays', [False, True])
+def test_a_work_dir_that_was_moved_or_copied(config: str, tmp_path: Path, stays: bool) -> None:
+    """mmengine's ``last_checkpoint`` names a file by its absolute path: the one beside it is meant."""
+    options = ['--cfg-options', 'train_cfg.val_interval=9', 'train_cfg.max_epochs=1']
+    train_api.train([config, '--work-dir', 'before', *options])
+    (shutil.copytree if stays else shutil.move)(tmp_path / 'before', tmp_path / 'after')
+    here = tmp_path / 'after' / 'epoch_1.pth'
+    assert last_checkpoint(tmp_path / 'after') == here
+    watched = child(config, 'custom_hooks = [dict(type="WatchHook")]')
+    args = train_api.parse_args([watched, '--work-dir', 'after', '--resume', *options[:-1], 'train_cfg.max_epochs=2'])
+    cfg = train_api.prepare(args)
+    assert train_api._start(cfg) == (str(Path('after', 'epoch_1.pth')), 1.0)
+    assert Path(cfg.load_from).resolve() == here
+    train_api.train([watched, '--work-dir', 'after', '--resume', *options[:-1], 'train_cfg.max_epochs=2'])
+    assert sorted(WatchHook.seen) == [3, 4, 5]
+    assert (tmp_path / 'before').exists() is stays
+
+
+def test_a_work_dir_without_a_checkpoint(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
 
 
 def coco_average_precision(annotations: Path, results: list[dict[str, Any]]) -> tuple[float, float]:

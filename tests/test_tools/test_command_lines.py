@@ -157,6 +157,21 @@ def test_every_tool_is_there_without_a_checkout(
     assert f'from mmtrtvit.{_TOOLS[tool][0]} import main' in (TOOLS / f'{tool}.py').read_text()
 
 
+@pytest.mark.parametrize(('tool', 'extra'), [('benchmark', 'benchmark'), ('analyze_blocks', 'benchmark')])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    tool: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'onnx'", name='onnx')
+
+    monkeypatch.setattr('mmtrtvit.__main__.importlib.import_module', absent)
+    monkeypatch.setattr(sys, 'argv', ['mmtrtvit', tool])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: No module named 'onnx': pip install 'mmtrtvit[{extra}]'\n"
+
+
 @pytest.mark.parametrize('tool', ['train', 'demo', 'get_flops'])
 @pytest.mark.parametrize(
     ('word', 'message'),
