@@ -431,5 +431,5 @@ def _longest(size: Any) -> int:
 
 def _is_square(resize: Mapping[str, Any]) -> bool:
     """Whether a ``Resize`` gives a square whatever the image."""
-    scale = resize.get('scale')
+    scale: Any = resize.get('scale')
     return not resize.get('keep_ratio') and (isinstance(scale, int) or (bool(scale) and len(set(scale)) == 1))
