@@ -20,8 +20,8 @@ _TOOLS = {
     'demo': ('apis.demo', 'generate images, train on them, evaluate, draw'),
 }
 
-#: Folder of a tool's module: the extra with what it imports.
-_EXTRAS = {'deploy': 'deploy', 'benchmark': 'benchmark'}
+#: Folders of tools that import what an extra of the same name brings.
+_EXTRAS = ('deploy', 'benchmark')
 
 
 def main() -> None:
@@ -36,29 +36,16 @@ def main() -> None:
             return
         print(f'{usage}\nerror: no tool {wanted!r}' if wanted else usage, file=sys.stderr)
         raise SystemExit(2)
-    run(tool, sys.argv[2:])
-
-
-def run(tool: str, argv: list[str]) -> None:
-    """Run a tool; where a library that it needs is not installed, say which extra brings it.
-
-    Args:
-        tool: A key of ``_TOOLS``.
-        argv: Its command line.
-
-    Raises:
-        SystemExit: Status 2 without the library; else what the tool's ``main`` raises.
-    """
     module = _TOOLS[tool][0]
     try:
-        main_of = importlib.import_module(f'mmtrtvit.{module}').main
+        run = importlib.import_module(f'mmtrtvit.{module}').main
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(module.split('.')[0])
-        if extra is None or str(error.name).startswith('mmtrtvit'):
+        extra = module.split('.')[0]
+        if extra not in _EXTRAS or str(error.name).startswith('mmtrtvit'):
             raise
         print(f"error: {error}: pip install 'mmtrtvit[{extra}]'", file=sys.stderr)
         raise SystemExit(2) from None
-    main_of(argv)
+    run(sys.argv[2:])
 
 
 if __name__ == '__main__':

@@ -58,6 +58,8 @@ def settle_norms(model: Any, letterbox: Letterbox, seed: int = 0) -> None:
     # two, since a map of 1 x 1 has no variance of its own
     colours = [rng.integers(0, 256, (*cells, 3), dtype=np.uint8) for _ in range(2)]
     pictures = [cv2.resize(colour, size, interpolation=cv2.INTER_CUBIC) for colour in colours]
+    # Norms alone are in training: torch's update_bn calls model.train(), in which stochastic depth drops blocks and
+    # norm_eval keeps the statistics as they are.
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0  # the statistics of this batch alone
@@ -65,4 +67,4 @@ def settle_norms(model: Any, letterbox: Letterbox, seed: int = 0) -> None:
     model.extract_feat(torch.stack([letterbox(picture).tensor for picture in pictures]))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
-        norm.eval()
+        norm.eval()  # as the rest of the model is: the statistics stay

@@ -41,9 +41,9 @@ ARCHS: dict[str, dict[str, Any]] = {
 ARCH_KEYS = ('channels', 'depths')
 ARCH_DEFAULTS: dict[str, Any] = dict(blocks=FAMILY_BLOCKS, stem='deep', stem_channels=64)
 
-# Convolutions as ResNet's, Linear layers as ViT's.
-#: Of an ``init_cfg`` of type Pretrained, beside it.
+#: What an ``init_cfg`` of type Pretrained may have beside its type.
 PRETRAINED_KEYS = {'checkpoint', 'prefix', 'map_location'}
+# Convolutions as ResNet's, Linear layers as ViT's.
 DEFAULT_INIT: tuple[dict[str, Any], ...] = (
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm']),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +17,7 @@ from mmtrtvit.apis import demo, errors, flops, visualize
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError, explain, near, run_tool
 from mmtrtvit.deploy.tools import test as test_tool
-from tests.tiny import make_classifier, make_coco, make_detector
+from tests.tiny import make_classifier, make_detector
 
 Tool = Callable[..., str]
 
@@ -259,19 +258,6 @@ def test_missing_data_inside_wrappers(config: str, tmp_path: Path, fail: Tool, w
     assert 'there/annotations/instances_train2017.json' in message
 
 
-@pytest.mark.parametrize(('dataset', 'needed'), [
-    (dict(type='CIFAR10', data_root='nowhere/', split='train'), []),
-    (dict(type='CIFAR10', data_root='nowhere', split='train', download=False), ['nowhere']),
-    (dict(type='CUB', data_root='nowhere', split='train'), ['nowhere']),
-    (dict(type='mmpretrain.ImageNet', data_root='nowhere', split='val'), ['nowhere/val']),
-    (dict(type='ImageNet', data_root='nowhere', data_prefix='other', split='val'), ['nowhere/other']),
-])  # fmt: skip
-def test_a_split_is_a_folder_of_imagenet_only(dataset: dict[str, Any], needed: list[str]) -> None:
-    from mmtrtvit.apis import preflight
-
-    assert [path.as_posix() for path in preflight._paths(dataset)] == needed
-
-
 def test_missing_file_of_the_evaluator(config: str, fail: Tool) -> None:
     message = fail(train_api.main, config, '--cfg-options', 'val_evaluator.ann_file=gone.json')
     assert 'gone.json (needed by val_evaluator, CocoMetric)' in message
@@ -460,16 +446,3 @@ def test_ctrl_c(
 def test_near() -> None:
     assert near('max_epoch', ['max_epochs', 'val_begin']) == '; did you mean max_epochs?'
     assert near('zzz', ['max_epochs']) == ''
-
-
-def test_preflight_reads_coco_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit only the first character is looked at."""
-    from mmtrtvit.apis import preflight
-
-    root = make_coco(tmp_path / 'd')
-    assert preflight._read_json(root / 'instances.json', 'x')['categories'][0] == {'id': 1, 'name': 'a'}
-    monkeypatch.setattr(preflight, '_PARSED_BYTES', 10)
-    assert preflight._read_json(root / 'instances.json', 'x') is None
-    (root / 'instances.json').write_bytes(np.random.default_rng(0).bytes(100))
-    with pytest.raises(UserError, match='not a JSON annotation file'):
-        preflight._read_json(root / 'instances.json', 'x')
