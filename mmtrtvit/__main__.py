@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 #: Word on the command line (also with hyphens): module of ``mmtrtvit``, purpose. ``tools/`` has the same names.
 _TOOLS = {
@@ -24,8 +25,30 @@ _TOOLS = {
 _EXTRAS = ('deploy', 'benchmark')
 
 
+def run(tool: str, argv: Sequence[str]) -> None:
+    """Import a tool and hand it its command line: all that a file of ``tools/`` does.
+
+    Args:
+        tool: One of the tools above.
+        argv: The words behind it.
+
+    Raises:
+        SystemExit: Status 2 where what it imports is not installed; what the tool itself ends with.
+    """
+    module = _TOOLS[tool][0]
+    try:
+        start = importlib.import_module(f'mmtrtvit.{module}').main
+    except ModuleNotFoundError as error:
+        extra = module.split('.')[0]
+        if extra not in _EXTRAS or str(error.name).startswith('mmtrtvit'):
+            raise
+        print(f"error: {error}: pip install 'mmtrtvit[{extra}]'", file=sys.stderr)
+        raise SystemExit(2) from None
+    start(argv)
+
+
 def main() -> None:
-    """Hand the command line over to the tool that its first word names."""
+    """Run the tool that the first word of the command line names."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ''
     tool = wanted.replace('-', '_')
     if tool not in _TOOLS:
@@ -36,16 +59,7 @@ def main() -> None:
             return
         print(f'{usage}\nerror: no tool {wanted!r}' if wanted else usage, file=sys.stderr)
         raise SystemExit(2)
-    module = _TOOLS[tool][0]
-    try:
-        run = importlib.import_module(f'mmtrtvit.{module}').main
-    except ModuleNotFoundError as error:
-        extra = module.split('.')[0]
-        if extra not in _EXTRAS or str(error.name).startswith('mmtrtvit'):
-            raise
-        print(f"error: {error}: pip install 'mmtrtvit[{extra}]'", file=sys.stderr)
-        raise SystemExit(2) from None
-    run(sys.argv[2:])
+    run(tool, sys.argv[2:])
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """Blocks alone, the guidelines, a search: `python tools/analyze_blocks.py [--guidelines | --search]`; see --help."""
 
-from mmtrtvit.benchmark.tools.analyze_blocks import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('analyze_blocks', sys.argv[1:])

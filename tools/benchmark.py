@@ -1,6 +1,8 @@
 """Benchmark: `python tools/benchmark.py [--models ...]`, `python tools/benchmark.py report FILES...`; see --help."""
 
-from mmtrtvit.benchmark.tools.benchmark import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('benchmark', sys.argv[1:])

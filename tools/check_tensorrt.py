@@ -1,6 +1,8 @@
 """Try TensorRT and TensorRT-RTX on this machine: `python tools/check_tensorrt.py`; see --help."""
 
-from mmtrtvit.deploy.backends.check import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('check_tensorrt', sys.argv[1:])

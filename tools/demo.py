@@ -1,6 +1,8 @@
 """Generate, train, evaluate, draw: what `make demo` runs; see --help."""
 
-from mmtrtvit.apis.demo import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('demo', sys.argv[1:])

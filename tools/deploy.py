@@ -1,6 +1,8 @@
 """Deploy: `python tools/deploy.py DEPLOY_CFG MODEL_CFG CHECKPOINT IMG`; see --help and docs/deployment.md."""
 
-from mmtrtvit.deploy.tools.deploy import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('deploy', sys.argv[1:])

@@ -1,6 +1,8 @@
 """Count a model: `python tools/get_flops.py CONFIG [--shape H W]`; see --help and docs/training.md."""
 
-from mmtrtvit.apis.flops import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('get_flops', sys.argv[1:])

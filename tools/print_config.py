@@ -1,6 +1,8 @@
 """Print a merged config: `python tools/print_config.py CONFIG`; see --help and docs/training.md."""
 
-from mmtrtvit.apis.print_config import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('print_config', sys.argv[1:])

@@ -1,6 +1,8 @@
 """Profile: `python tools/profiler.py DEPLOY_CFG MODEL_CFG IMAGE_DIR --model FILE`; see docs/deployment.md."""
 
-from mmtrtvit.deploy.tools.profiler import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('profiler', sys.argv[1:])

@@ -1,6 +1,8 @@
 """Evaluate a checkpoint: `python tools/test.py CONFIG CHECKPOINT`; see --help and docs/training.md."""
 
-from mmtrtvit.deploy.tools.test import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('test', sys.argv[1:])

@@ -1,6 +1,8 @@
 """Train a model: `python tools/train.py CONFIG`; see --help and docs/training.md."""
 
-from mmtrtvit.apis.train import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('train', sys.argv[1:])

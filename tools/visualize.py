@@ -1,6 +1,8 @@
 """Draw detections or segmentations beside the ground truth: `python tools/visualize.py CONFIG CHECKPOINT`."""
 
-from mmtrtvit.apis.visualize import main
+import sys
+
+from mmtrtvit.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('visualize', sys.argv[1:])

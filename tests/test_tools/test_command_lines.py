@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -154,10 +155,14 @@ def test_every_tool_is_there_without_a_checkout(
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith(f'usage: {tool}.py ')
     assert list(_TOOLS).count(tool) == 1
-    assert f'from mmtrtvit.{_TOOLS[tool][0]} import main' in (TOOLS / f'{tool}.py').read_text()
+    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', '--help'])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOLS / f'{tool}.py'), run_name='__main__')
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: {tool}.py ')
 
 
-@pytest.mark.parametrize(('tool', 'extra'), [('benchmark', 'benchmark'), ('analyze_blocks', 'benchmark')])
+@pytest.mark.parametrize(('tool', 'extra'), [('benchmark', 'benchmark'), ('deploy', 'deploy'), ('test', 'deploy')])
 def test_a_library_that_is_not_installed_is_named_with_its_extra(
     tool: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +174,12 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert capsys.readouterr().err == f"error: No module named 'onnx': pip install 'mmtrtvit[{extra}]'\n"
+    said = f"error: No module named 'onnx': pip install 'mmtrtvit[{extra}]'\n"
+    assert capsys.readouterr().err == said
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOLS / f'{tool}.py'), run_name='__main__')
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize('tool', ['train', 'demo', 'get_flops'])
