@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='demo.py', description=__doc__)
     parser.add_argument('--config', default=CONFIG, help='config to train (%(default)s)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='logs, checkpoint and picture (%(default)s)')
-    parser.add_argument('--train-images', type=int, default=560, help='images to generate (%(default)s)')
+    parser.add_argument('--train-images', type=int, default=600, help='images to generate (%(default)s)')
     parser.add_argument('--val-images', type=int, default=100, help='held-out images (%(default)s)')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], type=key_value, metavar='KEY=VALUE', help='passed on to every step'
