@@ -42,7 +42,7 @@ def to_int8(
     onnx_in: str | Path,
     onnx_out: str | Path,
     batches: Iterable[Feed],
-    method: str = 'percentile',
+    method: str = 'minmax',
     *,
     keep: Iterable[str] = (),
     rest: str = 'fp32',
@@ -57,7 +57,7 @@ def to_int8(
         onnx_in: A file of :func:`mmtrtvit.deploy.exporter.export`, in fp32.
         onnx_out: The file to make; it appears whole or not at all.
         batches: Images (input name -> array) that the scales of activations are chosen on.
-        method: ``'percentile'`` (99.999 %: outliers do not stretch the scale), ``'minmax'`` or ``'entropy'``.
+        method: ``'minmax'``, ``'percentile'`` (99.999 %: outliers do not stretch the scale) or ``'entropy'``.
         keep: Names of nodes that are to stay in float beside those that must.
         rest: What is not quantised is ``'fp32'``, or ``'fp16'`` as :func:`to_fp16` makes it.
         skip_input: Leave the first convolutions alone, which see the image.
