@@ -67,4 +67,4 @@ def settle_norms(model: Any, letterbox: Letterbox, seed: int = 0) -> None:
     model.extract_feat(torch.stack([letterbox(picture).tensor for picture in pictures]))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
-        norm.eval()  # as the rest of the model is: the statistics stay
+        norm.eval()  # in training it would be exported with the statistics of each image it sees

@@ -27,7 +27,7 @@ test_dataloader = val_dataloader
 
 def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), *arguments]
-    # one thread: the other core has tests of its own, and two threads that wait for each other took six times as long
+    # one thread: the other core has tests of its own, and two threads wait for each other
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
