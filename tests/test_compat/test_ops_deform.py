@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 from torch import Tensor
 
-from tests.test_compat.ops_common import DEVICES
+from tests.devices import DEVICES
 
 #: kernel, stride, padding, dilation, groups, deform groups
 GEOMETRIES = [
@@ -191,6 +191,7 @@ def test_attention_gradients(device: str) -> None:
         lambda v, place, w: MultiScaleDeformableAttnFunction.apply(v, shapes, starts, place, w, 64),
         (value, locations, weights),
         nondet_tol=1e-9,
+        fast_mode=device != 'cpu',
     )
 
 
@@ -232,14 +233,15 @@ def test_attention_module(device: str) -> None:
     assert value.grad.abs().sum() > 0
 
 
-def test_masked_convolution_is_the_convolution_where_the_mask_is() -> None:
+@pytest.mark.parametrize('device', DEVICES)
+def test_masked_convolution_is_the_convolution_where_the_mask_is(device: str) -> None:
     torch.manual_seed(0)
-    conv = mmcv.ops.MaskedConv2d(3, 5, 3, padding=1).eval()
-    x, mask = torch.randn(1, 3, 7, 9), (torch.rand(1, 7, 9) > 0.6).float()
+    conv = mmcv.ops.MaskedConv2d(3, 5, 3, padding=1).to(device).eval()
+    x, mask = torch.randn(1, 3, 7, 9).to(device), (torch.rand(1, 7, 9) > 0.6).float().to(device)
     with torch.no_grad():
         expected = F.conv2d(x, conv.weight, conv.bias, padding=1) * mask
         torch.testing.assert_close(conv(x, mask), expected)
-        assert torch.equal(conv(x, torch.zeros_like(mask)), torch.zeros(1, 5, 7, 9))
+        assert torch.equal(conv(x, torch.zeros_like(mask)).cpu(), torch.zeros(1, 5, 7, 9))
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -248,14 +250,15 @@ def test_masked_convolution_is_the_convolution_where_the_mask_is() -> None:
 def test_psa_mask_is_its_definition(device: str, kind: str, size: tuple[int, int]) -> None:
     module = mmcv.ops.PSAMask(kind, size)
     windows = torch.randn(2, size[0] * size[1], 4, 5, dtype=torch.float64, device=device, requires_grad=True)
+    values = windows.detach().cpu()
     expected = torch.zeros(2, 20, 20, dtype=torch.float64)  # (image, owner, looked at)
     half = size[0] // 2, size[1] // 2
     for owner in range(20):
         for seen in range(20):
             row, column = seen // 5 - owner // 5 + half[0], seen % 5 - owner % 5 + half[1]
             if 0 <= row < size[0] and 0 <= column < size[1]:
-                expected[:, owner, seen] = windows[:, row * size[1] + column, owner // 5, owner % 5].detach().cpu()
+                expected[:, owner, seen] = values[:, row * size[1] + column, owner // 5, owner % 5]
     if kind == 'collect':
         expected = expected.transpose(1, 2)
     torch.testing.assert_close(module(windows).flatten(2).cpu(), expected)
-    assert torch.autograd.gradcheck(module, windows)
+    assert torch.autograd.gradcheck(module, windows, fast_mode=device != 'cpu')

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from tests.test_compat.ops_common import DEVICES
+from tests.devices import DEVICES
 
 
 def case(dtype: torch.dtype, device: str, background: bool = True) -> tuple[Tensor, Tensor, Tensor]:

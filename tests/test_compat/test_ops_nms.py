@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mmcv.ops
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.test_compat.ops_common import DEVICES
+from tests.devices import DEVICES, on_accelerators
 
 F32 = np.float32
 
@@ -279,6 +281,14 @@ def boxes_of_both_kinds(dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor
     boxes = torch.rand((70, 4), generator=generator) * 20
     boxes[:, 2:] += boxes[:, :2] + 0.5
     return boxes[:30].to(dtype).to(device), boxes[30:].to(dtype).to(device)
+
+
+@pytest.mark.parametrize(('device', 'overlap'), [('cpu', math.nan), *on_accelerators(0.0)])
+def test_bbox_overlaps_without_area(device: str, overlap: float) -> None:
+    """With an offset, mmcv's CUDA kernel divides by one pixel at least; its CPU code by nothing."""
+    empty = torch.tensor([[5.0, 5.0, 4.0, 4.0]], device=device)
+    found = mmcv.ops.bbox_overlaps(empty, empty, offset=1)
+    torch.testing.assert_close(found.cpu(), torch.tensor([[overlap]]), equal_nan=True)
 
 
 def test_bbox_overlaps_of_nothing() -> None:

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 
 from mmtrtvit.compat.mmcv_ext import roi_align_plain, roi_pool
-from tests.test_compat.ops_common import DEVICES
+from tests.devices import ACCELERATORS, DEVICES, on_accelerators
 
 BINS, SCALE = (3, 2), 0.25
 
@@ -253,9 +253,9 @@ def test_plain_gradient_of_the_mean_is_torchvisions(aligned: bool, sampling_rati
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_roi_align_trains_deterministically_on_cuda() -> None:
-    features, rois = case(device='cuda')
+@pytest.mark.parametrize('device', ACCELERATORS)
+def test_roi_align_trains_deterministically(device: str) -> None:
+    features, rois = case(device=device)
     grads = []
     torch.use_deterministic_algorithms(True)
     try:
@@ -266,3 +266,11 @@ def test_roi_align_trains_deterministically_on_cuda() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize(('device', 'lowest'), [('cpu', -10000.0), *on_accelerators(torch.finfo(torch.float32).min)])
+def test_a_bin_without_samples(device: str, lowest: float) -> None:
+    """The largest of no numbers: where mmcv's search begins, which is another number on CUDA."""
+    features, _ = case(device=device)
+    rois = torch.tensor([[0.0, 8, 8, 8, 8]], device=device)
+    assert mmcv.ops.roi_align(features, rois, BINS, SCALE, 0, 'max', True).unique().tolist() == [lowest]

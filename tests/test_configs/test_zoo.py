@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from mmtrtvit.compat import CONFIG_ROOT
+from tests.devices import ACCELERATORS
 
 ZOO = sorted(
     path.relative_to(CONFIG_ROOT).as_posix()
@@ -156,6 +157,18 @@ def assert_fixed_roi_sampling(model: dict[str, Any]) -> None:
             assert heads[extractor].roi_layer.sampling_ratio == 2
 
 
+def loss(model: BaseModel, batch: dict[str, Any]) -> torch.Tensor:
+    model.train()
+    total, _ = model.parse_losses(model(**model.data_preprocessor(batch, training=True), mode='loss'))
+    return total
+
+
+@torch.no_grad()
+def predict(model: BaseModel, batch: dict[str, Any]) -> list[Any]:
+    model.eval()
+    return model(**model.data_preprocessor(batch, training=False), mode='predict')
+
+
 @pytest.mark.parametrize('name', [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ZOO])
 def test_config_builds_trains_and_predicts(name: str) -> None:
     torch.manual_seed(0)
@@ -168,9 +181,7 @@ def test_config_builds_trains_and_predicts(name: str) -> None:
     if not name.startswith('examples/'):  # a user's own config keeps mmdet's adaptive default
         assert_fixed_roi_sampling(config.model)
 
-    model.train()
-    losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
-    total, _ = model.parse_losses(losses)
+    total = loss(model, batch)
     assert torch.isfinite(total)
     assert total > 0
     total.backward()
@@ -178,12 +189,59 @@ def test_config_builds_trains_and_predicts(name: str) -> None:
     assert trained
     assert [key for key, value in trained.items() if value.grad is None or not value.grad.isfinite().all()] == []
 
-    model.eval()
-    with torch.no_grad():
-        results = model(**model.data_preprocessor(batch, training=False), mode='predict')
+    results = predict(model, batch)
     assert len(results) == 2
     if config.default_scope == 'mmseg':
         assert results[0].pred_sem_seg.data.shape == (1, SIZE, SIZE)
+
+
+#: One of each task and head.
+ON_OTHER_DEVICES = [
+    'demo/mask_rcnn_trtvit_shapes.py',
+    'examples/cascade_rcnn_trtvit.py',
+    'trtvit/retinanet_trtvit-a.py',
+    'trtvit/semantic_fpn_trtvit-a.py',
+    'trtvit/trtvit-a_imagenet.py',
+    'trtvit/upernet_trtvit-a.py',
+]
+
+
+@pytest.mark.parametrize('device', ACCELERATORS)
+@pytest.mark.parametrize(
+    'name',
+    [*ON_OTHER_DEVICES, *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(QUICK - {*ON_OTHER_DEVICES}))],
+)
+def test_another_device_computes_what_the_cpu_does(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a training step, every gradient, and predictions that stay on the device."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    torch.manual_seed(0)
+    config, model = build(name)
+    for module in model.modules():  # a GPU draws other numbers
+        if isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
+            module.p = 0.0
+        elif hasattr(module, 'drop_prob'):
+            module.drop_prob = 0.0
+    batch = BATCHES[config.default_scope](number_of_classes(config.model))
+    losses, gradients = [], []
+    for where in ('cpu', device):
+        torch.manual_seed(0)
+        total = loss(model.to(where), batch)
+        model.zero_grad()
+        total.backward()
+        assert total.device.type == where
+        losses.append(total.detach().cpu())
+        gradients.append([p.grad.cpu() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for expected, actual in zip(*gradients, strict=True):
+        assert (actual - expected).norm() <= 1e-2 * expected.norm() + 1e-6
+
+    for result in predict(model, batch):
+        found = [value for name, value in result.all_items() if name.startswith('pred')]
+        assert found
+        for value in found:
+            tensors = [value] if isinstance(value, torch.Tensor) else value.values()
+            assert {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)} == {device}
 
 
 def test_quick_selection_names_existing_configs() -> None:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 import torch.nn as nn
 
 from mmtrtvit.models import TRTViT
-
-DEVICES = [
-    'cpu',
-    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')),
-]
 
 KINDS = ('BottleNeck', 'Transformer', 'MixBlockA', 'MixBlockB', 'MixBlockC')
 ALL_STAGES = (0, 1, 2, 3)

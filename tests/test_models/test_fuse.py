@@ -11,7 +11,8 @@ import torch.nn as nn
 
 from mmtrtvit.models import ARCHS, TRTViT
 
-from .common import ALL_STAGES, DEVICES, KINDS, randomize, relative_error, tiny, tiny_arch
+from ..devices import DEVICES
+from .common import ALL_STAGES, KINDS, randomize, relative_error, tiny, tiny_arch
 
 
 def assert_equal_outputs(backbone: TRTViT, fused: TRTViT, x: torch.Tensor) -> None:

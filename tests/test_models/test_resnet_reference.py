@@ -9,7 +9,8 @@ from mmpretrain.registry import MODELS
 
 from mmtrtvit.models import TRTViT
 
-from .common import ALL_STAGES, DEVICES, randomize, relative_error
+from ..devices import DEVICES
+from .common import ALL_STAGES, randomize, relative_error
 
 RESNET50 = dict(channels=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), blocks=('BottleNeck',) * 4)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mmtrtvit.models import ARCHS, TRTViT
 
-from .common import ALL_STAGES, DEVICES, KINDS, relative_error, tiny, tiny_arch
+from ..devices import DEVICES, REAL_DEVICES
+from .common import ALL_STAGES, KINDS, relative_error, tiny, tiny_arch
 
 MIXED_STAGE = ['BottleNeck', 'MixBlockC']
 
@@ -86,7 +87,7 @@ def test_gradients_of_the_family_after_init_weights(arch: str) -> None:
     assert bad == []
 
 
-@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('device', REAL_DEVICES)
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('frozen_stages', [-1, 2])
 def test_checkpointing_changes_nothing(device: str, kind: str, frozen_stages: int) -> None:
@@ -135,7 +136,7 @@ def test_drop_path_rises_linearly_and_acts_in_training() -> None:
     assert len({round(float(y.detach().sum()), 4) for y in outputs}) > 1
 
 
-@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('device', REAL_DEVICES)
 @pytest.mark.parametrize('kind', KINDS)
 def test_bf16_autocast_is_finite_and_near(device: str, kind: str) -> None:
     backbone = tiny(kind, kind).to(device).train()

@@ -1,0 +1,152 @@
+"""The devices that tests run on: the CPU, a stand-in for an accelerator, and a GPU where there is one.
+
+Tensors of the stand-in say that they are on a device of its own, and the CPU computes with them. What a GPU refuses, it
+refuses: an operation on tensors of two devices, ``numpy()``. So code that loses track of the device of its tensors
+fails here as it would on a GPU. What the stand-in cannot show is a GPU's own kernels: their numbers, their order of
+summation, their speed.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import instance_data
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+CPU = torch.device('cpu')
+
+COPIES = {aten._copy_from.default, aten._to_copy.default, aten.copy_.default}
+
+#: A GPU's tensor may be indexed by numbers that lie on the CPU.
+INDEXING = {aten._index_put_impl_.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+#: What PyTorch calls where no tensor is among the arguments, or past a tensor's ``__torch_dispatch__``.
+KERNELS = [
+    aten._copy_from.default,
+    aten._index_put_impl_.default,
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.copy_.default,
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.eye.default,
+    aten.eye.m,
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.linspace.default,
+    aten.randperm.default,
+]
+
+
+class StandInTensor(Tensor):
+    """A tensor on ``standin:0``, whose numbers are in the tensor ``values`` on the CPU."""
+
+    values: Tensor
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> StandInTensor:
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device=torch.device('standin', 0),
+        )
+        tensor.values = values
+        return tensor
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
+    def __repr__(self) -> str:
+        return f'{self.values!r} on {self.device}'
+
+    def tolist(self) -> Any:
+        return self.values.tolist()
+
+
+def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation of the stand-in on the CPU.
+
+    Raises:
+        RuntimeError: Tensors of both devices are given. A single number may lie on the CPU, as with a GPU.
+    """
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    together = [] if func in COPIES else [args[0], *args[2:]] if func in INDEXING else tensors
+    if any(isinstance(leaf, Tensor) and not isinstance(leaf, StandInTensor) and leaf.dim() for leaf in together):
+        raise RuntimeError(f'{func}: Expected all tensors to be on the same device, but found standin:0 and cpu!')
+    where = torch.device(kwargs.get('device') or 'standin')
+    options = {key: CPU if key == 'device' else value for key, value in kwargs.items() if key != 'pin_memory'}
+    result = func(*tree_map(_on_cpu, args), **tree_map(_on_cpu, options))
+    written = {id(leaf.values): leaf for leaf in tensors if isinstance(leaf, StandInTensor)}
+
+    def on_standin(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in written:
+            return StandInTensor(leaf)
+        tensor = written[id(leaf)]
+        assert tensor.shape == leaf.shape, f'{func} resized what it wrote to: the stand-in needs a kernel for it'
+        return tensor
+
+    return result if where == CPU or func is aten._copy_from.default else tree_map(on_standin, result)
+
+
+def _on_cpu(leaf: Any) -> Any:
+    return leaf.values if isinstance(leaf, StandInTensor) else leaf
+
+
+def _kernel(func: Any) -> Callable[..., Any]:
+    return lambda *args, **kwargs: compute(func, args, kwargs)
+
+
+def _register() -> bool:
+    """Make the device known. Autograd counts the devices at the first backward pass: before that.
+
+    Returns:
+        False where PyTorch cannot have a device that is written in Python (before 2.10).
+    """
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as set_up
+    except ImportError:
+        return False
+    set_up('standin')
+    for func in KERNELS:
+        _LIBRARY.impl(func.name().removeprefix('aten::'), _kernel(func), 'PrivateUse1')
+    # mmengine lists the types that may index its instances by device
+    instance_data.IndexType = typing.Union[(*typing.get_args(instance_data.IndexType), StandInTensor)]
+    return True
+
+
+_LIBRARY = torch.library.Library('aten', 'IMPL')
+HAS_STANDIN = _register()
+
+STANDIN = pytest.param(
+    'standin', marks=pytest.mark.skipif(not HAS_STANDIN, reason='needs a PyTorch that has devices written in Python')
+)
+CUDA = pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'))
+
+#: For what the stand-in has not: automatic mixed precision, backward passes within backward passes.
+REAL_DEVICES = ['cpu', CUDA]
+DEVICES = ['cpu', STANDIN, CUDA]
+ACCELERATORS = [STANDIN, CUDA]
+
+
+def on_accelerators(*values: Any) -> list[Any]:
+    """Parameters of a test that expects other values there than on the CPU: device, then the values."""
+    return [pytest.param(*param.values, *values, marks=param.marks) for param in ACCELERATORS]
