@@ -8,12 +8,14 @@ summation, their speed.
 
 from __future__ import annotations
 
+import contextlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from mmengine.structures import instance_data
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -25,6 +27,18 @@ COPIES = {aten._copy_from.default, aten._to_copy.default, aten.copy_.default}
 
 #: A GPU's tensor may be indexed by numbers that lie on the CPU.
 INDEXING = {aten._index_put_impl_.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+#: What a GPU answers only when it has done all that it was given: the host waits.
+WAITS = {
+    aten._local_scalar_dense.default,
+    aten._unique2.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten.masked_select.default,
+    aten.nonzero.default,
+    aten.unique_dim.default,
+    torch.ops.torchvision.nms.default,
+}
 
 #: What PyTorch calls where no tensor is among the arguments, or past a tensor's ``__torch_dispatch__``.
 KERNELS = [
@@ -90,6 +104,8 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     together = [] if func in COPIES else [args[0], *args[2:]] if func in INDEXING else tensors
     if any(isinstance(leaf, Tensor) and not isinstance(leaf, StandInTensor) and leaf.dim() for leaf in together):
         raise RuntimeError(f'{func}: Expected all tensors to be on the same device, but found standin:0 and cpu!')
+    if _capturing and _host_takes_part(func, args, kwargs, tensors):
+        raise RuntimeError(f'{func}: operation not permitted when stream is capturing')
     where = torch.device(kwargs.get('device') or 'standin')
     options = {key: CPU if key == 'device' else value for key, value in kwargs.items() if key != 'pin_memory'}
     result = func(*tree_map(_on_cpu, args), **tree_map(_on_cpu, options))
@@ -105,6 +121,29 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return tensor
 
     return result if where == CPU or func is aten._copy_from.default else tree_map(on_standin, result)
+
+
+def _host_takes_part(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> bool:
+    if func in COPIES:
+        devices = {leaf.device.type for leaf in tensors} | {torch.device(kwargs.get('device') or 'standin').type}
+        return devices != {'standin'}
+    if func in INDEXING:  # by a mask: how many numbers come out?
+        return any(leaf is not None and leaf.dtype in (torch.bool, torch.uint8) for leaf in args[1])
+    return func in WAITS
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """Refuse what a CUDA graph cannot hold while it is captured: copies from and to the host, waiting for a result."""
+    global _capturing
+    _capturing = True
+    try:
+        yield
+    finally:
+        _capturing = False
+
+
+_capturing = False
 
 
 def _on_cpu(leaf: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
-from tests.devices import ACCELERATORS
+from tests.devices import ACCELERATORS, HAS_STANDIN, capturing
 
 
 @pytest.mark.parametrize('device', ACCELERATORS)
@@ -58,3 +60,25 @@ def test_numpy_needs_the_cpu(device: str) -> None:
     with pytest.raises((TypeError, RuntimeError)):
         x.numpy()
     assert x.cpu().numpy().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    'waits',
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: torch.tensor([1.0, 2.0], device=x.device),
+        lambda x: x + 1 if x.sum() > 0 else x,
+        lambda x: torchvision.ops.nms(x.expand(2, 3)[:, [0, 0, 2, 2]], x[:2], 0.5),
+    ],
+)
+@pytest.mark.skipif(not HAS_STANDIN, reason='needs a PyTorch that has devices written in Python')
+def test_the_host_takes_no_part_in_a_capture(waits: Callable[[Tensor], Any]) -> None:
+    x = torch.tensor([-1.0, 0.0, 1.0]).to('standin')
+    waits(x)
+    with capturing():
+        assert ((x * 2 + 1).relu() @ x).device == x.device
+        with pytest.raises(RuntimeError, match='not permitted when stream is capturing'):
+            waits(x)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmtrtvit.deploy.ops.constants import constant
+
 # TensorRT's ITopKLayer takes no more; the other backends could, but then one model would have two meanings.
 MAX_TOP_K = 3840
 
@@ -142,7 +144,7 @@ def decode_deltas(
         ``(B, N, 4)`` float32 xyxy, pixels.
     """
     anchors, deltas = anchors.float(), deltas.float()
-    deltas = deltas * deltas.new_tensor(stds) + deltas.new_tensor(means)
+    deltas = deltas * constant(stds, deltas) + constant(means, deltas)
     centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5
     size = anchors[..., 2:] - anchors[..., :2]
     shift, growth = size * deltas[..., :2], deltas[..., 2:]

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
+from mmtrtvit.deploy.ops.constants import constant
+
 RoIAlignForm = Literal['static', 'onnx']
 
 
@@ -106,8 +108,9 @@ def roi_align_pyramid(
     if form == 'onnx':
         return _align_every_level(features, rois, levels, strides, (rows, columns), sampling_ratio, aligned)
     canvas, places = _canvas([feature.float() for feature in features])
-    table = canvas.new_tensor([(1.0 / stride, *place) for stride, place in zip(strides, places, strict=True)])
-    # (B, R, 5): scale, height, width, top, left of each RoI's level
+    # scale, height, width, top, left of each level: (L, 5), and of each RoI's level: (B, R, 5)
+    numbers = [number for stride, place in zip(strides, places, strict=True) for number in (1.0 / stride, *place)]
+    table = constant(numbers, canvas).reshape(-1, 5)
     scale, height, width, top, left = table.index_select(0, levels.reshape(-1)).reshape(*levels.shape, 5).unbind(-1)
     offset = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (rois * scale[..., None] - offset).unbind(-1)
