@@ -77,14 +77,15 @@ def _scope(layer: str, scopes: Mapping[str, str]) -> str:
     """Find the module path of a layer, whose name a backend may have made from those of nodes or tensors.
 
     ONNX Runtime calls a convolution in its blocked layout ``<tensor>_nchwc`` and fused nodes ``fused <node>`` or
-    ``<node>/MatMulAddFusion``; TensorRT joins what it has fused as ``<node> + <node>`` and may put brackets around it.
+    ``<node>/MatMulAddFusion``; TensorRT joins what it has fused as ``<node> + <node>`` or names the ends,
+    ``{ForeignNode[<node>...<node>]}``.
     """
     if not scopes:
         return layer.removeprefix('graph.')  # of the module that holds the graph in fp16
     for name in (layer, layer.removesuffix('_nchwc')):
         if name in scopes:
             return scopes[name]
-    for word in re.findall(r'[\w.:]+', layer):
+    for word in re.findall(r'[\w.:]+', layer.replace('...', ' ')):
         for name in (word, word.removesuffix('_nchwc')):
             if name in scopes:
                 return scopes[name]

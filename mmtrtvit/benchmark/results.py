@@ -118,8 +118,9 @@ class Row:
         threads: CPU threads asked for; None for the backend's choice.
         weights: ``random``, or the sha256 of the checkpoint.
         wall: Wall time of a call, until its outputs are there.
-        device_time: Time on the GPU between two CUDA events around the call; None on the CPU.
-        rounds_ms: Median wall time of each round, in the order of the rounds.
+        device_time: Time on the GPU between two CUDA events around the call, launching included where the GPU waits
+            for it; None on the CPU.
+        rounds_ms: Median of each round, in the order of the rounds: device time on a GPU, else wall time.
         images_per_second: Batch over the median wall time.
         ratio: Compared with the baseline of the run; None for the baseline itself or without one.
         params: Parameters of the part.

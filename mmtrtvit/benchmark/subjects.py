@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmtrtvit.benchmark.breakdown import breakdown, scopes_of
 from mmtrtvit.benchmark.results import Row
 from mmtrtvit.benchmark.timing import Sample, stopwatch
 from mmtrtvit.compat import CONFIG_ROOT
-from mmtrtvit.deploy.backends import Backend, BackendError, BuildReport, Runner, get_backend
+from mmtrtvit.deploy.backends import Backend, BuildReport, Runner, get_backend
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
 from mmtrtvit.deploy.exporter import export
 from mmtrtvit.deploy.graphs import DeployGraph
@@ -257,6 +257,8 @@ def _wrap_module(backend: Backend, graph: DeployGraph, image: torch.Tensor, sett
         raise UserError(f'{setting}: fp16 in PyTorch is measured on a GPU only: take fp32')
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
+    # fp32 is fp32, as in the engines: convolutions would round to TensorFloat-32 on a GPU, matrix products would not
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     module = graph if setting.precision == 'fp32' else _Half(graph)
     wrap: Any = backend
     runner: Runner = wrap.wrap(module, {INPUT: image}, graph.output_names, setting.device, None)
@@ -268,6 +270,7 @@ def _measure_memory(row: Row, device: str, load: Callable[[], Runner], feed: dic
     """Load and run once, noting what that added."""
     gc.collect()
     if device != 'cpu':
+        _wake(device)
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         before_gpu = torch.cuda.mem_get_info(device)[0]
@@ -284,6 +287,15 @@ def _measure_memory(row: Row, device: str, load: Callable[[], Runner], feed: dic
         row.peak_memory_mib = max(0.0, peak - before)
         row.memory = "the process's peak resident memory while loading and in one call, over what it had before"
     return runner
+
+
+@cache
+def _wake(device: str) -> None:
+    """Let CUDA load its libraries now, or the first model would be charged for memory that all share."""
+    for dtype in (torch.float32, torch.float16):
+        image, matrix = (torch.zeros(shape, dtype=dtype, device=device) for shape in ((1, 8, 8, 8), (8, 8)))
+        nn.functional.conv2d(image, torch.zeros(8, 8, 3, 3, dtype=dtype, device=device))
+        _ = matrix @ matrix
 
 
 def _reset_peak() -> float | None:
@@ -316,6 +328,6 @@ def _with_copies(runner: Runner, image: torch.Tensor, device: str) -> Callable[[
 def _costs(runner: Runner, feed: dict[str, torch.Tensor], scopes: dict[str, str]) -> dict[str, float] | None:
     try:
         costs = runner.profile(feed, PROFILED_CALLS)
-    except BackendError:
+    except Exception:  # memory for a second context, a profiler that is taken: the latencies stand without a breakdown
         return None
     return breakdown(costs, scopes) or None

@@ -34,6 +34,7 @@ from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
 from mmtrtvit.deploy.config import DeployConfig
 from mmtrtvit.deploy.exporter import ExportReport
 from mmtrtvit.deploy.graphs import DeployGraph
+from mmtrtvit.deploy.graphs.base import INPUT
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from mmtrtvit.deploy.picture import draw_side_by_side
 from mmtrtvit.deploy.precision import PrecisionReport
@@ -133,7 +134,7 @@ def deploy(
     with clock(f'building with {backend.name}') as progress:
         built = build_engine(made.path, engine, backend.name, options, command=command, progress=progress)
     with clock('comparing with the library'):
-        runner, ran = _runner(backend.name, available, engine, made.path, device, deploy_cfg.load)
+        runner, ran = _runner(backend.name, available, engine, made, device, deploy_cfg.load)
         with runner:
             parity, pictures = _compare_and_draw(made, runner, ran.split(' (')[0], images, deploy_cfg, work_dir)
     done = Deployment(
@@ -207,18 +208,20 @@ def summary_of(made: Deployment, deploy_cfg: DeployConfig) -> dict[str, Any]:
     }
 
 
-def _runner(name: str, available: Availability, engine: Path, onnx: Path, device: str, load: LoadOptions) -> Any:
+def _runner(name: str, available: Availability, engine: Path, made: Exported, device: str, load: LoadOptions) -> Any:
     """Load the engine, or, where it cannot run here, the graph that it was built of."""
     if available.can_run:
         device = 'cuda:0' if name.startswith('tensorrt') and device == 'cpu' else device
-        try:
+        if not available.doubt:
             return get_backend(name).load(engine, device, options=load), name
-        except BackendError as error:
-            if not available.doubt:
-                raise
+        try:
+            runner = get_backend(name).load(engine, device, options=load)
+            runner({INPUT: made.graph.example_input()})  # some refuse only what they are to run
+            return runner, name
+        except Exception as error:  # whatever a library says on a GPU that it does not list
             available = replace(available, no_run=f'{available.doubt}: {error}')
     reason = available.no_run.rstrip('.')
-    return get_backend('onnxruntime').load(onnx), f'onnxruntime (the {name} engine was not run: {reason})'
+    return get_backend('onnxruntime').load(made.path), f'onnxruntime (the {name} engine was not run: {reason})'
 
 
 def _batch(canvas: Tensor, graph: DeployGraph) -> Tensor:

@@ -73,6 +73,12 @@ def test_layers_find_their_part_by_any_name_a_backend_gives_them() -> None:
     assert sum(found.values()) == sum(cost.milliseconds for cost in costs)
 
 
+def test_a_fused_layer_belongs_where_it_begins() -> None:
+    scopes = {'node_conv2d_1': 'backbone.stem', 'node_matmul_9': 'roi_head.bbox_head.fc'}
+    costs = [LayerCost('{ForeignNode[node_conv2d_1...node_matmul_9]}', '', 1.0, 1.0)]
+    assert breakdown(costs, scopes) == {'backbone': 1.0}
+
+
 def test_modules_of_pytorch_are_paths_already() -> None:
     costs = [LayerCost('backbone.stem.0', '', 1.0, 0), LayerCost('graph.neck.0', '', 2.0, 0), LayerCost('', '', 4.0, 0)]
     assert breakdown(costs, {}) == {'backbone': 1.0, 'neck': 2.0, 'other': 4.0}

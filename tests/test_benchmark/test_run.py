@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from mmtrtvit.benchmark.results import Results, Row, read_results
 from mmtrtvit.benchmark.run import Pace, Run, compare, file_name
 from mmtrtvit.benchmark.subjects import Setting, Subject, choose_device, multiply_adds
 from mmtrtvit.benchmark.timing import Sample
+from mmtrtvit.benchmark.tools import options as tool_options
 from mmtrtvit.benchmark.tools.benchmark import main, make_jobs, parse_args, run
+from mmtrtvit.deploy.backends import Availability
 from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.errors import UserError
 from tests.test_benchmark.test_results import row as made_up
@@ -193,6 +196,19 @@ def test_an_engine_that_cannot_run_here_still_has_its_layers(config: Path, tmp_p
     assert (row.engine_bytes or 0) > 0
     assert row.precision_obtained == 'fp16'
     assert row.build_seconds is not None
+
+
+@pytest.mark.parametrize(('doubt', 'backend'), [('', 'tensorrt-rtx'), ('not in its list', 'cudagraph')])
+def test_a_gpu_that_tensorrt_rtx_does_not_list_is_not_measured_with_it_unasked(
+    doubt: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {
+        'tensorrt': Availability('', 'not installed', 'not installed'),
+        'tensorrt-rtx': Availability('1.7', doubt=doubt),
+    }
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(tool_options, 'get_backend', lambda name: SimpleNamespace(availability=lambda: answers[name]))
+    assert tool_options.default_backend() == backend
 
 
 class Fake:

@@ -7,6 +7,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -349,23 +350,34 @@ def test_pictures_of_files_with_one_name_and_the_log(
 
 
 class Unlisted:
-    """A backend that loads nothing on this GPU, and is not sure to."""
+    """A backend that does not load an engine on this GPU, or loads it and does not run it."""
+
+    def __init__(self, loads: bool) -> None:
+        self.loads = loads
 
     def load(self, engine: Path, device: str, options: Any = None) -> Any:
-        raise BackendError(f'{engine}: does not load the engine')
+        if not self.loads:
+            raise BackendError(f'{engine}: does not load the engine')
+
+        def run(feed: dict[str, torch.Tensor]) -> Any:
+            raise RuntimeError('no kernel image')
+
+        return run
 
 
+@pytest.mark.parametrize(('loads', 'why'), [(False, 'e.engine: does not load the engine'), (True, 'no kernel image')])
 def test_where_an_unlisted_gpu_refuses_the_engine_its_graph_runs(
-    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+    loads: bool, why: str, deployed: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = get_backend
-    monkeypatch.setattr(pipeline, 'get_backend', lambda name: Unlisted() if name == 'tensorrt-rtx' else real(name))
-    options = ('tensorrt-rtx', Availability('1.7', doubt='not listed'), Path('e.engine'), deployed.onnx, 'cpu', None)
+    real, unlisted = get_backend, Unlisted(loads)
+    monkeypatch.setattr(pipeline, 'get_backend', lambda name: unlisted if name == 'tensorrt-rtx' else real(name))
+    made = SimpleNamespace(path=deployed.onnx, graph=SimpleNamespace(example_input=lambda: torch.zeros(1)))
+    options = ('tensorrt-rtx', Availability('1.7', doubt='not listed'), Path('e.engine'), made, 'cpu', None)
     runner, ran = pipeline._runner(*options)
     with runner:
-        assert (
-            ran == 'onnxruntime (the tensorrt-rtx engine was not run: not listed: e.engine: does not load the engine)'
-        )
+        assert ran == f'onnxruntime (the tensorrt-rtx engine was not run: not listed: {why})'
+    if loads:
+        return
     sure = (options[0], Availability('1.7'), *options[2:])
     with pytest.raises(BackendError, match='does not load the engine'):
         pipeline._runner(*sure)

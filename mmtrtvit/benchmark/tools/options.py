@@ -80,7 +80,7 @@ def default_backend() -> str:
     if torch.cuda.is_available():
         for name in ('tensorrt', 'tensorrt-rtx'):
             available = get_backend(name).availability()
-            if available.can_build and available.can_run:
+            if available.can_build and available.can_run and not available.doubt:
                 return name
         return 'cudagraph'
     return 'onnxruntime' if get_backend('onnxruntime').availability().can_run else 'pytorch'

@@ -30,7 +30,7 @@ def sigmoid_focal_loss_forward(
         alpha: Weight of the positive term; the negative one has 1 - alpha.
 
     Raises:
-        RuntimeError: A target is larger than C.
+        RuntimeError: On CPU: a target is larger than C. On CUDA it counts as background.
     """
     _check_target(target, input.size(1))
     alpha, gamma = as_float32(alpha), as_float32(gamma)
@@ -70,7 +70,7 @@ def softmax_focal_loss_forward(
         alpha: Weight of the whole loss.
 
     Raises:
-        RuntimeError: A target is larger than C.
+        RuntimeError: On CPU: a target is larger than C. On CUDA it counts as background.
     """
     _check_target(target, softmax.size(1))
     p, counts = _target_probability(softmax, target)
@@ -97,7 +97,8 @@ def softmax_focal_loss_backward(
 
 
 def _check_target(target: Tensor, num_classes: int) -> None:
-    if target.numel() and (largest := int(target.max())) > num_classes:
+    """On CUDA the check would wait for the device in every iteration, which mmcv's kernel does not."""
+    if target.device.type == 'cpu' and target.numel() and (largest := int(target.max())) > num_classes:
         raise RuntimeError(
             f'focal loss: target holds {largest}, but the logits have {num_classes} classes; '
             f'targets are 0..{num_classes - 1}, and {num_classes} for background'

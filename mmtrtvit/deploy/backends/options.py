@@ -41,8 +41,8 @@ class BuildOptions:
             The inspector needs ``detailed`` to tell precisions.
         batch: Least, usual and largest first dimension of inputs with a dynamic one.
         shapes: Input name -> its least, usual and largest shape, where more than the batch is dynamic.
-        tf32: Let fp32 products round their inputs to TensorFloat-32's 10 bits on GPUs that have it, TensorRT's
-            default; False for full fp32.
+        tf32: Let fp32 products round their inputs to TensorFloat-32's 10 bits on GPUs that have it, which TensorRT
+            does unless told otherwise. That moves boxes by more than fp32's tolerance here.
         max_aux_streams: CUDA streams beside the main one (TensorRT); None for the library's choice.
     """
 
@@ -57,7 +57,7 @@ class BuildOptions:
     profiling: str = 'detailed'
     batch: tuple[int, int, int] | None = None
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    tf32: bool = True
+    tf32: bool = False
     max_aux_streams: int | None = None
 
     def __post_init__(self) -> None:

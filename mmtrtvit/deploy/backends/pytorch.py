@@ -75,7 +75,7 @@ class PyTorchRunner(Runner):
         super().__init__(tuple(inputs), (), target, check_finite)
         self._module = module.to(target).eval()
         self._mode, self._names = mode, tuple(output_names)
-        self._call: Callable[..., Any] = torch.compile(self._module) if mode == 'compile' else self._module
+        self._call: Callable[..., Any] = _compiled(self._module) if mode == 'compile' else self._module
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static: dict[str, torch.Tensor] = {}
 
@@ -117,7 +117,8 @@ class PyTorchRunner(Runner):
                 self._forward(static)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # torch's own stream for captures is of the device that was current at the first one
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=side):
             outputs = self._forward(static)
         self._static = static | {f'output:{name}': tensor for name, tensor in outputs.items()}
         self._graph = graph
@@ -162,6 +163,18 @@ class PyTorchRunner(Runner):
         super().close()
         self._graph, self._static = None, {}
         self._call = self._module = nn.Identity()
+
+
+def _compiled(module: nn.Module) -> Callable[..., Any]:
+    """The module under ``torch.compile``, which counts recompilations by the code of ``forward``.
+
+    All models that are measured beside each other have one ``forward``: after eight of them PyTorch would go on
+    without compiling and say so in a log only. With the limit out of the way, what cannot be compiled is an error.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = config.accumulated_recompile_limit = 1 << 16
+    config.fail_on_recompile_limit_hit = True
+    return torch.compile(module)
 
 
 class PyTorchBackend(Backend):

@@ -141,7 +141,7 @@ class TensorRTBackend(Backend):
             raise kind(self._refusal(onnx, 'cannot build an engine', logger.errors, facts))
         partial.write_bytes(memoryview(serialized))
         self._write_timing_cache(config, options)
-        inspected, note = self._inspect(serialized, logger, options)
+        inspected, note = self._inspect(serialized, logger, options, facts.by_design)
         inputs = tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
         outputs = tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
         cuda = torch.cuda.is_available()
@@ -222,7 +222,9 @@ class TensorRTBackend(Backend):
         if options.timing_cache is not None and (cache := config.get_timing_cache()) is not None:
             atomic_write_bytes(options.timing_cache, memoryview(cache.serialize()))
 
-    def _inspect(self, serialized: Any, logger: Any, options: BuildOptions) -> tuple[Tally | None, tuple[str, ...]]:
+    def _inspect(
+        self, serialized: Any, logger: Any, options: BuildOptions, by_design: frozenset[str]
+    ) -> tuple[Tally | None, tuple[str, ...]]:
         """What the engine itself says of its layers, where a GPU allows to ask."""
         if not torch.cuda.is_available():
             return None, ()
@@ -233,9 +235,12 @@ class TensorRTBackend(Backend):
         if engine is None:
             return None, ('the inspector was not read: the engine does not load on this GPU',)
         text = engine.create_engine_inspector().get_engine_information(self._api.LayerInformationFormat.JSON)
-        tally = inspector_tally(text)
+        tally = inspector_tally(text, by_design)
         if tally is None:
-            return None, ('the inspector does not tell the precision of layers: the parsed network was read instead',)
+            note = (
+                'the inspector does not tell the precision of layers, or of which: the parsed network was read instead'
+            )
+            return None, (note,)
         return tally, ()
 
     def _load(self, engine: Path, device: torch.device, options: LoadOptions) -> Runner:

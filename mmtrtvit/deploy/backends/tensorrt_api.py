@@ -52,6 +52,8 @@ _DTYPES = {
     'BOOL': 'bool',
 }
 _INSPECTED_PRODUCT = re.compile(r'conv|gemm|matmul|matrixmultiply|matrix_multiply|mha|attention|einsum', re.IGNORECASE)
+#: Between the names of what was fused into a layer: ``a + b``, ``{ForeignNode[a...b]}``.
+_FUSED = re.compile(r'\s\+\s|[\[\]{}\s]+|\.\.\.')
 _INSPECTED_NO_WORK = re.compile(
     r'reformat|constant|shape_call|shuffle|slice|concat|gather|signal|wait|copy|cast|noop', re.IGNORECASE
 )
@@ -195,11 +197,12 @@ def network_tally(network: Any, by_design: frozenset[str] = frozenset()) -> Tall
     return Tally('network', sum(kinds.values()), dict(kinds.most_common()), found, dict(floats))
 
 
-def inspector_tally(text: str) -> Tally | None:
+def inspector_tally(text: str, by_design: frozenset[str] = frozenset()) -> Tally | None:
     """Count the layers in the inspector's JSON; None where it does not tell the types of its layers.
 
     An engine built without detailed profiling lists names only, and one whole-graph layer (as TensorRT-RTX makes)
-    tells nothing of what is inside: then the parsed network must do.
+    tells nothing of what is inside: then the parsed network must do. So it must where fused layers have lost the names
+    of the products in ``by_design``, which are fp32 on purpose and do not count.
     """
     try:
         layers = json.loads(text)['Layers']
@@ -209,18 +212,21 @@ def inspector_tally(text: str) -> Tally | None:
     kinds: Counter[str] = Counter()
     products: Counter[str] = Counter()
     floats: Counter[str] = Counter()
+    seen: set[str] = set()
     for layer in detailed:
         kind = str(layer['LayerType'])
         kinds[kind] += 1
+        fused = _FUSED.split(str(layer.get('Name', '')))
+        seen.update(fused)
         name = f'{kind} {layer.get("Name", "")}'
         precision = _inspected_precision(layer)
         if not precision or _INSPECTED_NO_WORK.search(kind):
             continue
         product = bool(_INSPECTED_PRODUCT.search(name) or _INSPECTED_PRODUCT.search(str(layer.get('TacticName', ''))))
         floats[precision] += 1
-        products[precision] += product
+        products[precision] += product and by_design.isdisjoint(fused)
     found = {key: count for key, count in products.items() if count}
-    if len(detailed) != len(layers) or not found or len(detailed) < 2:
+    if len(detailed) != len(layers) or not found or len(detailed) < 2 or not by_design <= seen:
         return None
     return Tally('inspector', len(layers), dict(kinds.most_common()), found, dict(floats))
 

@@ -22,6 +22,9 @@ from mmtrtvit.fileio import atomic_write_bytes
 
 __all__ = ['TensorRTRunner', 'runtime_cache_path']
 
+#: Bytes; what ``cudaMalloc`` gives, and so what kernels may count on (CUDA C++ Programming Guide, device memory).
+_ALIGNMENT = 256
+
 
 def runtime_cache_path(engine: Path) -> Path:
     """Where TensorRT-RTX's compiled kernels are kept: ``<engine file>.cache``."""
@@ -32,7 +35,8 @@ class TensorRTRunner(Runner):
     """A loaded engine with one execution context.
 
     CUDA graphs: RTX captures by itself (``cuda_graph_strategy``); TensorRT's launches are captured with torch's
-    graph, which needs static shapes and fixed memory, so inputs are copied in and outputs copied out on the GPU.
+    graph. Both replay on fixed memory, so inputs are copied in and outputs copied out on the GPU; torch's graph needs
+    static shapes.
 
     Args:
         api: The TensorRT module.
@@ -62,10 +66,10 @@ class TensorRTRunner(Runner):
             raise BackendError(self._failure('makes no execution context', 'free GPU memory or use a smaller engine'))
         inputs, outputs = _io_specs(api, self._engine)
         super().__init__(inputs, outputs, device, options.check_finite)
-        self._own_graph = options.cuda_graph and not self._native_graph
         dynamic = [spec for spec in (*inputs, *outputs) if spec.dynamic]
-        if self._own_graph and dynamic:
+        if options.cuda_graph and not self._native_graph and dynamic:
             raise BackendError(f'{engine}: LoadOptions.cuda_graph=True needs static shapes, but there is {dynamic[0]}')
+        self._replays = options.cuda_graph and not dynamic
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static: dict[str, torch.Tensor] = {}
         self._stream = torch.cuda.Stream(device)
@@ -73,18 +77,28 @@ class TensorRTRunner(Runner):
     def _make_context(self, options: LoadOptions) -> Any:
         """An execution context; on RTX with its own CUDA graphs and the runtime cache that it fills."""
         if not hasattr(self._engine, 'create_runtime_config'):
-            return self._engine.create_execution_context()
+            return self._quiet(self._engine.create_execution_context())
         config = self._engine.create_runtime_config()
         if options.cuda_graph and hasattr(config, 'cuda_graph_strategy'):
             config.cuda_graph_strategy = self._api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self._native_graph = True
         if options.runtime_cache and hasattr(config, 'create_runtime_cache'):
-            self._cache = config.create_runtime_cache()
-            path = runtime_cache_path(self._path)
-            if path.is_file():
-                self._cache.deserialize(path.read_bytes())  # False: of another driver or GPU; it is filled anew
+            self._cache = self._cache or self._read_cache(config)
             config.set_runtime_cache(self._cache)
-        return self._engine.create_execution_context(config)
+        return self._quiet(self._engine.create_execution_context(config))
+
+    def _read_cache(self, config: Any) -> Any:
+        cache = config.create_runtime_cache()
+        path = runtime_cache_path(self._path)
+        if path.is_file():
+            cache.deserialize(path.read_bytes())  # False: of another driver or GPU; it is filled anew
+        return cache
+
+    def _quiet(self, context: Any) -> Any:
+        """Without the marks for profilers that engines with detailed layers set in every run: they take time."""
+        if context is not None and hasattr(context, 'nvtx_verbosity'):
+            context.nvtx_verbosity = self._api.ProfilingVerbosity.NONE
+        return context
 
     def _failure(self, what: str, way_out: str) -> str:
         told = '; '.join(dict.fromkeys(self._logger.errors[:3])) or 'it gave no reason'
@@ -92,7 +106,7 @@ class TensorRTRunner(Runner):
 
     def _run(self, feed: dict[str, torch.Tensor], sizes: dict[str, int]) -> dict[str, torch.Tensor]:
         with torch.cuda.device(self.device):
-            return self._replay(feed) if self._own_graph else self._enqueue(feed)
+            return self._replay(feed) if self._replays else self._enqueue(feed)
 
     def _bind(self, feed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tell the context where inputs lie, and give it fresh outputs."""
@@ -103,7 +117,7 @@ class TensorRTRunner(Runner):
                     f'input {spec.name!r} has the shape {tuple(tensor.shape)}, outside the bounds that {self._path} '
                     'was built for: build it with other bounds (BuildOptions.batch, shapes)'
                 )
-            self._context.set_tensor_address(spec.name, tensor.data_ptr())
+            self._place(spec.name, tensor)
         outputs = {}
         for spec in self.outputs:
             shape = tuple(self._context.get_tensor_shape(spec.name))
@@ -112,8 +126,12 @@ class TensorRTRunner(Runner):
                     f'{self._path}: output {spec.name!r} has a shape that depends on values: not supported'
                 )
             outputs[spec.name] = torch.empty(shape, dtype=spec.torch_dtype, device=self.device)
-            self._context.set_tensor_address(spec.name, outputs[spec.name].data_ptr())
+            self._place(spec.name, outputs[spec.name])
         return outputs
+
+    def _place(self, name: str, tensor: torch.Tensor) -> None:
+        if not self._context.set_tensor_address(name, tensor.data_ptr()):
+            raise BackendError(self._failure(f'does not take the memory of {name!r}', 'look at the message'))
 
     def _execute(self, stream: Any) -> None:
         if not self._context.execute_async_v3(stream.cuda_stream):
@@ -132,6 +150,7 @@ class TensorRTRunner(Runner):
         current.wait_stream(self._stream)
 
     def _enqueue(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        feed = {name: _aligned(tensor) for name, tensor in feed.items()}
         outputs = self._bind(feed)
         with self._side_stream() as stream:
             self._execute(stream)
@@ -140,33 +159,38 @@ class TensorRTRunner(Runner):
         return outputs
 
     def _replay(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self._graph is None:
+        if not self._static:
             self._record(feed)
-        assert self._graph is not None
-        with self._side_stream():
+        with self._side_stream() as stream:
             for name, tensor in feed.items():
                 self._static[name].copy_(tensor)
-                tensor.record_stream(torch.cuda.current_stream(self.device))
-            self._graph.replay()
+                tensor.record_stream(stream)
+            if self._graph is None:  # RTX, which replays what it captured at the first run
+                self._execute(stream)
+            else:
+                self._graph.replay()
             return {spec.name: self._static[spec.name].clone() for spec in self.outputs}
 
     def _record(self, feed: dict[str, torch.Tensor]) -> None:
-        self._static = {name: tensor.clone() for name, tensor in feed.items()}
-        self._static.update(self._bind(self._static))
-        with self._side_stream() as stream:
-            self._execute(stream)  # the first run allocates and may synchronise, which a capture must not
-            stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._execute(torch.cuda.current_stream(self.device))
-        self._graph = graph
+        static = {name: tensor.clone() for name, tensor in feed.items()}
+        static.update(self._bind(static))
+        if not self._native_graph:
+            with self._side_stream() as stream:
+                self._execute(stream)  # the first run allocates and may synchronise, which a capture must not
+                stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            # torch's own stream for captures is of the device that was current at the first one
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._execute(self._stream)
+            self._graph = graph
+        self._static = static
 
     def profile(self, feed: Mapping[str, torch.Tensor], runs: int = 10) -> list[LayerCost]:
         """Layers by cost, from TensorRT's profiler; the engine runs slower than without it."""
         checked, _ = self._checked(feed)
         profiler = _make_profiler(self._api)
         with torch.cuda.device(self.device):
-            context = self._engine.create_execution_context()
+            context = self._make_context(LoadOptions(runtime_cache=self._cache is not None))
             context.profiler = profiler
             plain, self._context = self._context, context
             try:
@@ -189,13 +213,20 @@ class TensorRTRunner(Runner):
         self._context = self._cache = self._engine = self._runtime = None
 
     def _save_cache(self) -> None:
-        blob = bytes(memoryview(self._cache.serialize()))
+        with torch.cuda.device(self.device):
+            content = self._cache.serialize()
+        blob = b'' if content is None else bytes(memoryview(content))
         path = runtime_cache_path(self._path)
         try:
-            if not path.is_file() or path.read_bytes() != blob:
+            if blob and not (path.is_file() and path.read_bytes() == blob):
                 atomic_write_bytes(path, blob)
         except OSError as error:  # a cache is a convenience: a read-only folder must not fail a run
             self._logger.warnings.append(str(error))
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy where it begins in the middle of its memory (a slice): engines load many bytes at once."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def _io_specs(api: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

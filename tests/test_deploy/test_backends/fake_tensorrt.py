@@ -339,7 +339,7 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = 
         'stream': lambda stream: nullcontext(),
         'Stream': FakeStream,
         'CUDAGraph': FakeGraph,
-        'graph': lambda graph: nullcontext(),
+        'graph': lambda graph, stream=None: nullcontext(),
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from mmtrtvit.deploy.backends import BackendError, get_backend
 from mmtrtvit.deploy.backends.check import CheckResult, check_backend, main, markdown_table
 from mmtrtvit.deploy.backends.tensorrt import TensorRTRTXBackend
-from tests.test_deploy.test_backends.fake_tensorrt import FakeModule
+from tests.test_deploy.test_backends.fake_tensorrt import Behaviour, FakeModule, pretend_cuda
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the whole matrix runs where there is a GPU')
@@ -50,6 +51,15 @@ def test_a_failure_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert 'out of | luck' in failed[0].detail
     assert 'out of \\| luck' in markdown_table(results)
     assert next(result for result in results if result.step.startswith('run ')).detail == 'it was not built'
+
+
+def test_a_gpu_that_the_library_does_not_list_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cuda(monkeypatch, (9, 0))
+    monkeypatch.setattr(Behaviour, 'runtime_deserialize_cuda_engine', lambda self, content: None)
+    results = check_backend(TensorRTRTXBackend(FakeModule('tensorrt_rtx-1.7')), tmp_path)
+    runs = [result for result in results if result.step.startswith(('run ', 'CUDA graph'))]
+    assert {result.status for result in runs} == {'not run'}
+    assert re.match(r'Pretended GPU has compute capability 9\.0, .*; tried: .*does not load the engine', runs[0].detail)
 
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,10 @@ def test_a_graph_without_products_is_judged_by_all_layers() -> None:
 
 def test_trtexec_line_quotes_for_a_shell() -> None:
     line = trtexec_line(BuildOptions(profiling='none'), 'my model.onnx', 'my.engine', rtx=True)
-    assert (
-        line == "tensorrt_rtx '--onnx=my model.onnx' --saveEngine=my.engine --profilingVerbosity=none --skipInference"
+    assert line == (
+        "tensorrt_rtx '--onnx=my model.onnx' --saveEngine=my.engine --noTF32 --profilingVerbosity=none --skipInference"
     )
+    assert '--noTF32' not in trtexec_line(BuildOptions(tf32=True), 'm.onnx', 'm.engine')
 
 
 def test_specs() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from mmtrtvit.deploy.backends import BackendError, LoadOptions, TensorSpec, get_backend
-from mmtrtvit.deploy.backends.pytorch import CudaGraphBackend, PyTorchBackend, PyTorchRunner
+from mmtrtvit.deploy.backends.pytorch import CudaGraphBackend, PyTorchBackend, PyTorchRunner, TorchCompileBackend
 from tests.test_deploy.test_backends.fake_tensorrt import FakeGraph, pretend_cuda
 
 
@@ -82,6 +83,24 @@ def test_compile(module: Two, image: torch.Tensor) -> None:
     assert isinstance(backend, PyTorchBackend)
     outputs = backend.wrap(module, {'image': image}, ('features', 'best'))({'image': image})
     torch.testing.assert_close(outputs['features'], module.eval()(image)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_compiling_many_models_compiles_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch stops compiling a function after eight versions of it, and all models here share one ``forward``."""
+    torch._dynamo.reset()
+    compile_ = torch.compile
+    compiled: list[int] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        compiled.append(number)
+        return graph.forward
+
+    monkeypatch.setattr(torch, 'compile', lambda module: compile_(module, backend=count))
+    for number in range(12):
+        x = torch.rand(1, 4)
+        runner = TorchCompileBackend().wrap(nn.Sequential(*[nn.ReLU()] * (number + 1)), {'x': x}, ('y',))
+        assert torch.equal(runner({'x': x})['y'], x)
+    assert set(compiled) == set(range(12))
 
 
 def test_profile(module: Two, image: torch.Tensor) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from mmtrtvit.deploy.backends import BackendError, BuildOptions, LoadOptions
 from mmtrtvit.deploy.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from mmtrtvit.deploy.backends.tensorrt_api import inspector_tally
 from mmtrtvit.deploy.backends.tensorrt_run import TensorRTRunner, runtime_cache_path
-from tests.test_deploy.test_backends.fake_tensorrt import FakeGraph, FakeModule, pretend_cuda
+from tests.test_deploy.test_backends.fake_tensorrt import Behaviour, FakeGraph, FakeModule, pretend_cuda
 from tests.test_deploy.test_backends.recording import load_surface, record
 
 SURFACES = {
@@ -180,6 +181,21 @@ def test_the_inspector_decides_where_it_speaks(old: bool, graphs: dict[str, Path
     assert not (tmp_path / 'f.engine').exists()
 
 
+def test_the_inspector_leaves_out_what_is_fp32_on_purpose() -> None:
+    def layer(name: str, dtype: str) -> dict[str, Any]:
+        tensor = {'Name': 't', 'Format': 'Row major linear', 'DataType': dtype}
+        return {'Name': name, 'LayerType': 'gemm', 'Inputs': [tensor], 'Outputs': [tensor]}
+
+    fused = [layer('conv1', 'Half'), layer('node_a + node_relu', 'Float'), layer('{ForeignNode[node_b...x]}', 'Float')]
+    text = json.dumps({'Layers': fused})
+    counted, spared = inspector_tally(text), inspector_tally(text, frozenset({'node_a', 'node_b'}))
+    assert counted is not None
+    assert counted.products == {'fp16': 1, 'fp32': 2}
+    assert spared is not None
+    assert spared.products == {'fp16': 1}
+    assert inspector_tally(text, frozenset({'node_a', 'lost in a fused layer'})) is None
+
+
 @pytest.mark.usefixtures('_cuda')
 def test_a_failing_build_repeats_what_the_library_said(graphs: dict[str, Path], tmp_path: Path) -> None:
     module = FakeModule('tensorrt-11')
@@ -198,6 +214,7 @@ def test_running_binds_by_name_and_runs_on_a_side_stream(name: str, dynamic: Pat
     outputs = runner({'image': image})
     assert outputs['scores'].tolist() == (2 * image).tolist()
     calls = [call[1:] for call in module.calls if call[0] == 'IExecutionContext']
+    assert calls.pop(0) == ('nvtx_verbosity=', module.ProfilingVerbosity.NONE)
     assert [call[0] for call in calls] == [
         'set_input_shape',
         'set_tensor_address',
@@ -235,6 +252,55 @@ def test_rtx_captures_by_itself_and_keeps_its_kernels(dynamic: Path) -> None:
     with TensorRTRunner(module, 'TensorRT-RTX', engine, torch.device('cpu'), LoadOptions()):
         assert ('IRuntimeCache', 'deserialize', b'kernel;') in module.calls
     assert path.read_bytes() == b'kernel;kernel;'
+
+
+@pytest.mark.usefixtures('_cuda')
+def test_rtx_replays_on_fixed_memory(graphs: dict[str, Path], tmp_path: Path) -> None:
+    module, _ = built('tensorrt_rtx-1.7', graphs['attention'], tmp_path / 'e.engine')
+    options = LoadOptions(cuda_graph=True)
+    with TensorRTRunner(module, 'TensorRT-RTX', tmp_path / 'e.engine', torch.device('cpu'), options) as runner:
+        batches = [torch.randn(1, 64, 32) for _ in range(3)]
+        before = FakeGraph.replays
+        found = [runner({'tokens': tokens})['mixed'] for tokens in batches]
+    assert FakeGraph.replays == before  # its own graph, not torch's
+    assert all(torch.equal(mixed, 2 * tokens) for mixed, tokens in zip(found, batches, strict=True))
+    assert module.names().count('IExecutionContext.set_tensor_address') == 2  # one input and one output, bound once
+    assert module.names().count('IExecutionContext.execute_async_v3') == 3
+
+
+@pytest.mark.usefixtures('_cuda')
+def test_rtx_without_anything_to_cache(dynamic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Behaviour, 'iruntimecache_serialize', lambda self: None)
+    _, runner = loaded('tensorrt_rtx-1.7', dynamic)
+    runner.close()
+    assert not runtime_cache_path(dynamic.with_suffix('.engine')).exists()
+
+
+@pytest.mark.usefixtures('_cuda')
+def test_rtx_profiles_with_the_kernels_that_it_has(dynamic: Path) -> None:
+    module, runner = loaded('tensorrt_rtx-1.7', dynamic)
+    runner.profile({'image': torch.zeros(2, 4)}, runs=1)
+    assert module.names().count('IRuntimeConfig.create_runtime_cache') == 1
+    assert module.names().count('IRuntimeConfig.set_runtime_cache') == 2
+
+
+@pytest.mark.usefixtures('_cuda')
+@pytest.mark.parametrize('name', SURFACES)
+def test_an_input_in_the_middle_of_its_memory_is_copied(name: str, dynamic: Path) -> None:
+    module, runner = loaded(name, dynamic)
+    whole = torch.arange(4096.0).reshape(1024, 4)
+    begin = next(row for row in range(1024) if whole[row:].data_ptr() % 256 not in (0, 256))
+    image = whole[begin : begin + 2]
+    assert torch.equal(runner({'image': image})['scores'], 2 * image)
+    assert ('IExecutionContext', 'set_tensor_address', 'image', image.data_ptr()) not in module.calls
+
+
+@pytest.mark.usefixtures('_cuda')
+def test_memory_that_is_not_taken_is_an_error(dynamic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, runner = loaded('tensorrt-11', dynamic)
+    monkeypatch.setattr(Behaviour, 'iexecutioncontext_set_tensor_address', lambda self, name, address: False)
+    with pytest.raises(BackendError, match=r"TensorRT 11\.0 does not take the memory of 'image'"):
+        runner({'image': torch.zeros(2, 4)})
 
 
 @pytest.mark.usefixtures('_cuda')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from mmtrtvit.deploy.backends import get_backend
 from mmtrtvit.deploy.parity import TOLERANCES, compare
