@@ -173,11 +173,13 @@ def _register() -> bool:
 
 
 _LIBRARY = torch.library.Library('aten', 'IMPL')
-HAS_STANDIN = _register()
+#: Where there is a GPU, it is taken: PyTorch would hold the stand-in for the machine's accelerator.
+HAS_STANDIN = not torch.cuda.is_available() and _register()
 
-STANDIN = pytest.param(
-    'standin', marks=pytest.mark.skipif(not HAS_STANDIN, reason='needs a PyTorch that has devices written in Python')
+needs_standin = pytest.mark.skipif(
+    not HAS_STANDIN, reason='needs a PyTorch with devices written in Python, and no GPU, which is taken instead'
 )
+STANDIN = pytest.param('standin', marks=needs_standin)
 CUDA = pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'))
 
 #: For what the stand-in has not: automatic mixed precision, backward passes within backward passes.

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from tests.devices import ACCELERATORS, HAS_STANDIN, capturing
+from tests.devices import ACCELERATORS, capturing, needs_standin
 
 
 @pytest.mark.parametrize('device', ACCELERATORS)
@@ -74,7 +74,7 @@ def test_numpy_needs_the_cpu(device: str) -> None:
         lambda x: torchvision.ops.nms(x.expand(2, 3)[:, [0, 0, 2, 2]], x[:2], 0.5),
     ],
 )
-@pytest.mark.skipif(not HAS_STANDIN, reason='needs a PyTorch that has devices written in Python')
+@needs_standin
 def test_the_host_takes_no_part_in_a_capture(waits: Callable[[Tensor], Any]) -> None:
     x = torch.tensor([-1.0, 0.0, 1.0]).to('standin')
     waits(x)
