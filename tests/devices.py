@@ -154,6 +154,27 @@ def _kernel(func: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: compute(func, args, kwargs)
 
 
+class _Backend:
+    """``torch.standin``: not available, or PyTorch would take it for the machine's accelerator in every test."""
+
+    def is_available(self) -> bool:
+        return False
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def manual_seed_all(self, seed: int) -> None: ...
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+
 def _register() -> bool:
     """Make the device known. Autograd counts the devices at the first backward pass: before that.
 
@@ -164,7 +185,8 @@ def _register() -> bool:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as set_up
     except ImportError:
         return False
-    set_up('standin')
+
+    set_up('standin', backend_module=_Backend())
     for func in KERNELS:
         _LIBRARY.impl(func.name().removeprefix('aten::'), _kernel(func), 'PrivateUse1')
     # mmengine lists the types that may index its instances by device
