@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from tests.devices import DEVICES
+from tests.devices import ACCELERATORS, DEVICES
 
 
 def case(dtype: torch.dtype, device: str, background: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,6 +120,18 @@ def test_mmdet_uses_it() -> None:
 def test_a_target_beyond_background_is_refused(op: str) -> None:
     with pytest.raises(RuntimeError, match=r'target holds 7, but the logits have 5 classes'):
         getattr(mmcv.ops, op)(torch.zeros(2, 5), torch.tensor([0, 7]))
+
+
+@pytest.mark.parametrize('device', ACCELERATORS)
+@pytest.mark.parametrize('op', ['sigmoid_focal_loss', 'softmax_focal_loss'])
+def test_on_an_accelerator_a_target_beyond_background_is_background(op: str, device: str) -> None:
+    """A check would wait for the device in every iteration."""
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).to(device)
+    found, expected = (
+        getattr(mmcv.ops, op)(logits, torch.tensor([0, beyond], device=device), 2.0, 0.25, None, 'none')
+        for beyond in (7, 5)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('op', ['sigmoid_focal_loss', 'softmax_focal_loss'])

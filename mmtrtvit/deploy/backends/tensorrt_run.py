@@ -83,7 +83,8 @@ class TensorRTRunner(Runner):
             config.cuda_graph_strategy = self._api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self._native_graph = True
         if options.runtime_cache and hasattr(config, 'create_runtime_cache'):
-            self._cache = self._cache or self._read_cache(config)
+            if self._cache is None:
+                self._cache = self._read_cache(config)
             config.set_runtime_cache(self._cache)
         return self._quiet(self._engine.create_execution_context(config))
 

@@ -56,10 +56,22 @@ def test_a_failure_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_a_gpu_that_the_library_does_not_list_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cuda(monkeypatch, (9, 0))
     monkeypatch.setattr(Behaviour, 'runtime_deserialize_cuda_engine', lambda self, content: None)
-    results = check_backend(TensorRTRTXBackend(FakeModule('tensorrt_rtx-1.7')), tmp_path)
+    results = check_backend(TensorRTRTXBackend(FakeModule('tensorrt_rtx-1.7')), tmp_path / 'refused')
     runs = [result for result in results if result.step.startswith(('run ', 'CUDA graph'))]
     assert {result.status for result in runs} == {'not run'}
     assert re.match(r'Pretended GPU has compute capability 9\.0, .*; tried: .*does not load the engine', runs[0].detail)
+
+
+def test_a_wrong_result_fails_on_any_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[main.__module__]
+
+    def differ(*arguments: object) -> str:
+        raise module._DifferentError('differs from ONNX Runtime by 1')
+
+    pretend_cuda(monkeypatch, (9, 0))
+    monkeypatch.setattr(module, '_compare', differ)
+    results = check_backend(TensorRTRTXBackend(FakeModule('tensorrt_rtx-1.7')), tmp_path)
+    assert {result.status for result in results if result.step.startswith('run ')} == {'FAILED'}
 
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
