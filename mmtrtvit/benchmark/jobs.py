@@ -83,6 +83,8 @@ def _inside(job: Job) -> str:
         where = 'the input copied from the host, the outputs copied back to it'
     else:
         where = 'input and outputs on the GPU, nothing copied'
+    if job.setting.cuda_graph:
+        where += ', launched as one CUDA graph'
     return f'{what}; {where}; no reading, resizing or pasting'
 
 

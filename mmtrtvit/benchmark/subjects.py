@@ -62,6 +62,7 @@ class Setting:
         device: ``cpu`` or ``cuda:0``.
         threads: CPU threads; None for the backend's choice.
         copies: Whether copying in and out of the GPU is timed too.
+        cuda_graph: Whether an engine is launched as one CUDA graph (a GPU only).
     """
 
     backend: str
@@ -71,6 +72,7 @@ class Setting:
     device: str = 'cpu'
     threads: int | None = None
     copies: bool = False
+    cuda_graph: bool = False
 
     def __str__(self) -> str:
         return f'{self.backend} {self.precision}' + (f', batch {self.batch}' if self.batch > 1 else '')
@@ -132,7 +134,8 @@ def deploy_config(task: str, setting: Setting, changed: Mapping[str, Any] | None
         raise UserError(f'{setting}: no deploy config {task}_{backend}_static-*.py comes with mmtrtvit')
     values = {
         'backend_config.precision': setting.precision,
-        'backend_config.load': dict(check_finite=False),  # a pass over the input that no peer's tool makes
+        # check_finite: a pass over the input that no peer's tool makes
+        'backend_config.load': dict(check_finite=False, cuda_graph=setting.cuda_graph),
     }
     return load_deploy_config(str(names[0]), values | dict(changed or {}))
 

@@ -211,6 +211,16 @@ def test_a_gpu_that_tensorrt_rtx_does_not_list_is_not_measured_with_it_unasked(
     assert tool_options.default_backend() == backend
 
 
+def test_engines_as_cuda_graphs(config: Path, tmp_path: Path) -> None:
+    job = Job(
+        find_model(str(config)), 'backbone', Setting('tensorrt', 'fp16', (64, 64), device='cuda:0', cuda_graph=True)
+    )
+    assert options(job).load.cuda_graph
+    assert 'nothing copied, launched as one CUDA graph; ' in new_row(job).inside
+    with pytest.raises(UserError, match='--cuda-graph: onnxruntime runs on the CPU here, and CUDA graphs run on a GPU'):
+        run(arguments(config, tmp_path, '--backend', 'onnxruntime', '--device', 'cpu', '--cuda-graph'))
+
+
 class Fake:
     """Subjects whose latencies are made up."""
 

@@ -23,7 +23,7 @@ from mmtrtvit.benchmark.jobs import Job
 from mmtrtvit.benchmark.models import MODEL_TASKS, deploy_task, find_model
 from mmtrtvit.benchmark.results import Results, Row
 from mmtrtvit.benchmark.run import Pace, Run, compare
-from mmtrtvit.benchmark.subjects import Setting
+from mmtrtvit.benchmark.subjects import MODULE_BACKENDS, Setting
 from mmtrtvit.benchmark.tools import options
 from mmtrtvit.deploy.backends import backend_names
 from mmtrtvit.deploy.graphs.parts import PARTS
@@ -58,6 +58,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images a call; several are several rows')
     parser.add_argument('--baseline', help='model that the others are compared with; default: the first of --models')
     parser.add_argument('--copies', action='store_true', help='time copying to and from the GPU too')
+    parser.add_argument('--cuda-graph', action='store_true', help='launch engines as one CUDA graph each (a GPU only)')
     parser.add_argument(
         '--checkpoint', default=NO_CHECKPOINT, help="weights of a single model; default 'none': random ones"
     )
@@ -76,11 +77,15 @@ def make_jobs(args: argparse.Namespace) -> list[Job]:
     jobs = []
     for backend in args.backend or [options.default_backend()]:
         device = options.resolve_device(args.device, backend)
+        # the backend of that name is one already, without the option
+        graph = args.cuda_graph and backend not in MODULE_BACKENDS
+        if graph and device == 'cpu':
+            raise UserError(f'--cuda-graph: {backend} runs on the CPU here, and CUDA graphs run on a GPU')
         shapes = SHAPES['cpu' if device == 'cpu' else 'gpu']
         precisions = args.precision or ['fp32' if device == 'cpu' else 'fp16']
         for part, precision, batch, model in product(args.parts, precisions, args.batch, models):
             shape = args.shape or shapes.get(deploy_task(model.cfg), USUAL_SHAPE)
-            setting = Setting(backend, precision, shape, batch, device, args.threads, args.copies)
+            setting = Setting(backend, precision, shape, batch, device, args.threads, args.copies, graph)
             jobs.append(Job(model, part, setting, args.checkpoint))
     return jobs
 
