@@ -291,7 +291,10 @@ def test_deform_conv(mmcv_compiled: ModuleType, case: tuple[Any, ...], still: bo
 @pytest.mark.parametrize('case', CONVOLUTIONS)
 @pytest.mark.parametrize('still', [False, True])
 @pytest.mark.parametrize('with_bias', [False, True])
-def test_modulated_deform_conv(mmcv_compiled: ModuleType, case: tuple[Any, ...], still: bool, with_bias: bool) -> None:
+@pytest.mark.parametrize('larger', [False, True])
+def test_modulated_deform_conv(
+    mmcv_compiled: ModuleType, case: tuple[Any, ...], still: bool, with_bias: bool, larger: bool
+) -> None:
     kernel, stride, padding, dilation, groups, deform_groups = case
     options = dict(kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1])
     options |= dict(pad_h=padding[0], pad_w=padding[1], dilation_h=dilation[0], dilation_w=dilation[1])
@@ -300,6 +303,10 @@ def test_modulated_deform_conv(mmcv_compiled: ModuleType, case: tuple[Any, ...],
         t = convolution(seed, case, still)
         empty = t['input'].new_empty(0)
         bias = t['bias'] if with_bias else empty
+        if larger:  # offsets of another map, as mmdet's DyHead gives them
+            t['offset'], t['mask'] = (
+                torch.nn.functional.pad(t[key], (1, 2, 0, 3), value=0.3) for key in ('offset', 'mask')
+            )
         inputs = t['input'], t['weight'], bias, empty, t['offset'], t['mask']
         compare(
             mmcv_compiled, 'modulated_deform_conv_forward', *inputs, torch.full_like(t['grad'], -7), empty, **options

@@ -127,6 +127,38 @@ def test_without_offsets_it_is_a_convolution(device: str, geometry: Geometry, dt
         torch.testing.assert_close(output.float(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize('device', DEVICES)
+def test_offsets_of_a_larger_map(device: str) -> None:
+    """mmcv's kernel takes an image's first numbers for a map of the output's size; mmdet's DyHead relies on it."""
+    geometry = GEOMETRIES[0]
+    x, offset, mask = tensors(geometry, torch.float64, device)
+    conv = layer(mmcv.ops.ModulatedDeformConv2d, geometry).double().to(device)
+    larger = [torch.cat([part.flatten(1), part.flatten(1)], 1).view(*part.shape[:2], 14, 6) for part in (offset, mask)]
+    leaves = [tensor.clone().requires_grad_() for tensor in (offset, mask, *larger)]
+    expected, found = conv(x, *leaves[:2]), conv(x, *leaves[2:])
+    torch.testing.assert_close(found, expected)
+    (expected.square().sum() + found.square().sum()).backward()
+    for plain, wide in zip(leaves[:2], leaves[2:], strict=True):
+        read, unread = wide.grad.flatten(1).chunk(2, 1)
+        torch.testing.assert_close(read, plain.grad.flatten(1))
+        assert torch.equal(unread, torch.zeros_like(unread))
+    with pytest.raises(RuntimeError, match=r'offset or mask is of \(3, 6\) pixels, fewer than the output of \(7, 6\)'):
+        conv(x, offset[:, :, :3], mask[:, :, :3])
+
+
+def test_mmdets_dynamic_head_trains() -> None:
+    """Its coarser level is convolved with the offsets of the finer one."""
+    from mmdet.models.necks.dyhead import DyHead
+
+    torch.manual_seed(0)
+    head = DyHead(16, 16, num_blocks=1)
+    maps = [torch.randn(2, 16, size, size) for size in (16, 8, 4)]
+    found = head(maps)
+    assert [tuple(level.shape[2:]) for level in found] == [(16, 16), (8, 8), (4, 4)]
+    sum(level.square().sum() for level in found).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
 def test_first_gradient_of_an_untrained_offset_on_the_border() -> None:
     """With zero offsets and padding 1, samples lie at -1: mmcv's derivative there is 0, torchvision's is not."""
     x = torch.ones((1, 1, 3, 3), dtype=torch.float64)

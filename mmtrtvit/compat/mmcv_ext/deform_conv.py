@@ -166,9 +166,14 @@ def modulated_deform_conv_forward(
     """Write the modulated deformable convolution into ``output``.
 
     Args are those of :func:`deform_conv_forward`, and a ``mask`` of ``(B, deformable_group * kernel_h * kernel_w,
-    H_out, W_out)`` that multiplies the samples, and a ``bias`` ``(C_out,)`` that counts only ``with_bias``.
+    H_out, W_out)`` that multiplies the samples, and a ``bias`` ``(C_out,)`` that counts only ``with_bias``. Offset and
+    mask may be of a larger map than the output: see :func:`_as_read`.
+
+    Raises:
+        RuntimeError: They are of a smaller one.
     """
     geometry = Geometry((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group)
+    offset, mask = (_as_read(samples, output.shape[2:]) for samples in (offset, mask))
     output.copy_(_forward(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -201,13 +206,38 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Add to the gradients of input, weight and, ``with_bias``, bias; write those of offset and mask."""
     geometry = Geometry((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group)
+    offset, mask = (_as_read(samples, grad_output.shape[2:]) for samples in (offset, mask))
     grads = _backward(grad_output, input, weight, offset, mask, geometry)
     grad_input.add_(grads.input)
     grad_weight.add_(grads.weight)
-    grad_offset.copy_(grads.offset)
-    grad_mask.copy_(grads.mask)
+    _write_as_read(grad_offset, grads.offset)
+    _write_as_read(grad_mask, grads.mask)
     if with_bias:
         grad_bias.add_(grads.bias)
+
+
+def _as_read(samples: Tensor, size: torch.Size) -> Tensor:
+    """Offsets or masks as mmcv's kernel for them reads them, ``(B, N, *size)``.
+
+    It takes an image's numbers for a map of the output's size, whatever the size they came in: its first ones count.
+    mmdet's DyHead relies on it, where it gives a coarser level the offsets of the finer one.
+    """
+    if samples.shape[2:] == size:
+        return samples
+    numbers, needed = samples.flatten(1), samples.size(1) * size.numel()
+    if numbers.size(1) < needed:
+        raise RuntimeError(
+            f'modulated_deform_conv: offset or mask is of {tuple(samples.shape[2:])} pixels, fewer than the output of '
+            f'{tuple(size)}'
+        )
+    return numbers[:, :needed].view(*samples.shape[:2], *size)
+
+
+def _write_as_read(buffer: Tensor, grads: Tensor) -> None:
+    """Write the gradients of the numbers that :func:`_as_read` took; the others of ``buffer`` stay."""
+    numbers = buffer.flatten(1).clone()
+    numbers[:, : grads[0].numel()] = grads.flatten(1)
+    buffer.copy_(numbers.view(buffer.shape))
 
 
 def _forward(
