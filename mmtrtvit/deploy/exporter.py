@@ -32,6 +32,8 @@ FLOAT32_SCOPES = 'mmtrtvit.float32_scopes'  # backends/graph.py reads it too
 OPTIONS = 'mmtrtvit.options'
 #: No engine but ONNX Runtime takes these as they stand.
 BACKEND_OWN = ('NonMaxSuppression', 'RoiAlign')
+#: No two calls of these give the same.
+RANDOM = ('Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform', 'RandomUniformLike')
 DATA_DEPENDENT = ('NonZero', 'Unique', 'Compress', 'StringSplit')
 
 Progress = Callable[[str], None]
@@ -170,7 +172,7 @@ def check(model: onnx.ModelProto, graph: DeployGraph) -> dict[str, int]:
 
     Raises:
         ExportError: An operator whose output shape depends on the data, a foreign domain, or, unless the options ask
-            for the backend's own node, such a node.
+            for the backend's own node, such a node; one that draws random numbers.
     """
     counts: collections.Counter[str] = collections.Counter()
     allowed = []
@@ -185,6 +187,12 @@ def check(model: onnx.ModelProto, graph: DeployGraph) -> dict[str, int]:
             raise ExportError(
                 f'node {node.name}: {node.op_type} has no static form in TensorRT; it comes from '
                 f'{scope_of(node) or "an unnamed part"} of {type(graph).__name__}'
+            )
+        if node.op_type in RANDOM:
+            raise ExportError(
+                f'node {node.name}: {node.op_type} draws other numbers at every call, so that no two predictions are '
+                f'alike; it comes from {scope_of(node) or "an unnamed part"} of {type(graph).__name__}. Give that part '
+                "fixed numbers first (mmseg's LightHamHead, of SegNeXt, draws its bases unless told otherwise)"
             )
         counts[node.op_type] += 1
     return dict(counts.most_common())

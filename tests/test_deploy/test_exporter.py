@@ -201,6 +201,18 @@ def test_the_backends_own_nodes_are_allowed_where_they_are_asked_for() -> None:
         check(both, Small(roi_align='onnx'))
 
 
+def test_random_numbers_are_refused(tmp_path: Path) -> None:
+    """mmseg's SegNeXt draws its bases in every prediction: nothing could be equal to it."""
+
+    class Noisy(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.rand(4, 1, 1)
+
+    with pytest.raises(ExportError, match=r'draws other numbers at every call, .*; it comes from backbone of Small'):
+        export(Small(Noisy(3, 4, 3)), tmp_path / 'small.onnx')
+    assert not list(tmp_path.iterdir())
+
+
 def test_custom_domains_are_refused() -> None:
     with pytest.raises(ExportError, match=r'node node0: operator mmdeploy\.TRTBatchedNMS is of a custom domain'):
         check(model_of('TRTBatchedNMS', domain='mmdeploy'), Small())
