@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import traceback
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.utils import get_installed_path
 
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.options import check_options
 from mmtrtvit.compat import config_path
+
+#: Packages whose configs can be named ``PACKAGE::NAME``.
+LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments every tool has: CONFIG, ``--cfg-options`` and ``--debug``."""
     parser.add_argument(
         'config',
-        help='config: a path, mmtrtvit::NAME, or a name below the configs that come with mmtrtvit',
+        help='config: a path, a name below the configs that come with mmtrtvit, or LIBRARY::NAME '
+        '(mmdet::retinanet/retinanet_r50_fpn_1x_coco.py)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -59,7 +65,8 @@ def resolve_config(name: str) -> Path:
     """The file that a config argument means.
 
     A file that exists wins; then ``mmtrtvit::NAME`` and plain ``NAME`` (also with a leading
-    ``configs/``) are looked up among the configs that come with the package.
+    ``configs/``) are looked up among the configs that come with the package, ``mmdet::NAME``, ``mmseg::NAME`` and
+    ``mmpretrain::NAME`` among those that come with that library.
 
     Raises:
         UserError: Neither exists.
@@ -69,10 +76,24 @@ def resolve_config(name: str) -> Path:
         return path
     if path.is_dir():
         raise UserError(f'{name} is a folder, not a config file')
+    library, colons, relative = name.partition('::')
+    if colons and library in LIBRARIES:
+        return _library_config(library, relative)
     try:
         return config_path(name.removeprefix('configs/'))
     except Exception as error:
         raise UserError(f'config not found: no file {path.absolute()}; {error}') from error
+
+
+def _library_config(library: str, relative: str) -> Path:
+    root = Path(get_installed_path(library)) / '.mim' / 'configs'
+    path = root / (relative if relative.endswith('.py') else f'{relative}.py')
+    if path.is_file():
+        return path
+    known = {found.stem: found.relative_to(root).as_posix() for found in root.rglob('*.py')}
+    near = [known[stem] for stem in difflib.get_close_matches(path.stem, known, n=3, cutoff=0.3)]
+    hint = f'. Near it: {", ".join(near)}' if near else ''
+    raise UserError(f'config not found: {library}::{relative}: {library} has no such config below {root}{hint}')
 
 
 def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:

@@ -42,7 +42,22 @@ def test_unknown_config_gets_the_nearest() -> None:
         resolve_config('retinanet_trtvti.py')
 
 
-@pytest.mark.parametrize('name', ['configs/a/b.py', 'mmtrtvit::a/b.py', 'b'])
+@pytest.mark.parametrize(('name', 'scope'), [
+    ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'mmdet'),
+    ('mmdet::retinanet/retinanet_r50_fpn_1x_coco', 'mmdet'),
+    ('mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py', 'mmseg'),
+    ('mmpretrain::resnet/resnet18_8xb32_in1k.py', 'mmpretrain'),
+])  # fmt: skip
+def test_configs_of_the_libraries(name: str, scope: str) -> None:
+    assert load_config(name).default_scope == scope
+
+
+def test_an_unknown_config_of_a_library_gets_the_nearest() -> None:
+    with pytest.raises(UserError, match=r'mmdet has no such config below .*Near it: .*retinanet/retinanet_r50_fpn_1x'):
+        resolve_config('mmdet::retinanet_r50_fpn_1x_coco.py')
+
+
+@pytest.mark.parametrize('name', ['mmdet::a/b.py', 'configs/a/b.py', 'mmtrtvit::a/b.py', 'b'])
 def test_work_dir(name: str) -> None:
     assert default_work_dir(name) == 'work_dirs/b'
 
