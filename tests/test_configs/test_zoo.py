@@ -233,8 +233,10 @@ def test_another_device_computes_what_the_cpu_does(name: str, device: str, monke
         gradients.append([p.grad.cpu() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
     assert len(gradients[0]) == len(gradients[1]) > 0
+    # a bias before a BatchNorm has no gradient, and what is computed for it is rounding
+    rounding = 1e-6 * torch.stack([gradient.norm() for gradient in gradients[0]]).norm()
     for expected, actual in zip(*gradients, strict=True):
-        assert (actual - expected).norm() <= 1e-2 * expected.norm() + 1e-6
+        assert (actual - expected).norm() <= 1e-2 * expected.norm() + rounding
 
     for result in predict(model, batch):
         found = [value for name, value in result.all_items() if name.startswith('pred')]
