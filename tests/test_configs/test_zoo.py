@@ -157,8 +157,12 @@ def assert_fixed_roi_sampling(model: dict[str, Any]) -> None:
             assert heads[extractor].roi_layer.sampling_ratio == 2
 
 
-def loss(model: BaseModel, batch: dict[str, Any]) -> torch.Tensor:
+def loss(model: BaseModel, batch: dict[str, Any], fixed_norms: bool = False) -> torch.Tensor:
+    """Loss of a training step; BatchNorms of a few cells turn rounding into other gradients unless they are fixed."""
     model.train()
+    for module in model.modules():
+        if fixed_norms and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
     total, _ = model.parse_losses(model(**model.data_preprocessor(batch, training=True), mode='loss'))
     return total
 
@@ -225,7 +229,7 @@ def test_another_device_computes_what_the_cpu_does(name: str, device: str, monke
     losses, gradients = [], []
     for where in ('cpu', device):
         torch.manual_seed(0)
-        total = loss(model.to(where), batch)
+        total = loss(model.to(where), batch, fixed_norms=True)
         model.zero_grad()
         total.backward()
         assert total.device.type == where
@@ -233,7 +237,7 @@ def test_another_device_computes_what_the_cpu_does(name: str, device: str, monke
         gradients.append([p.grad.cpu() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
     assert len(gradients[0]) == len(gradients[1]) > 0
-    # a bias before a BatchNorm has no gradient, and what is computed for it is rounding
+    # some parameters have no gradient in theory (a key's bias), and what is computed for them is rounding
     rounding = 1e-6 * torch.stack([gradient.norm() for gradient in gradients[0]]).norm()
     for expected, actual in zip(*gradients, strict=True):
         assert (actual - expected).norm() <= 1e-2 * expected.norm() + rounding
