@@ -84,7 +84,7 @@ class StandInTensor(Tensor):
         return compute(func, args, kwargs or {})
 
     @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
+    def is_cuda(self) -> bool:  # type: ignore[override]  # an attribute of Tensor; what asks takes CUDA's way
         return True
 
     def __repr__(self) -> str:
