@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
@@ -36,8 +37,11 @@ class CheckWeightsHook(Hook):
         model = getattr(runner.model, 'module', runner.model)
         wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if _counts(name)}
         state = checkpoint.get('state_dict', checkpoint)
+        # mmengine leaves the model's own values where there are arrays instead of tensors
         given = {
-            re.sub(r'^module\.', '', str(name)): tuple(getattr(value, 'shape', ())) for name, value in state.items()
+            re.sub(r'^module\.', '', str(name)): tuple(value.shape)
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor)
         }
         matched = [name for name, shape in wanted.items() if given.get(name) == shape]
         reshaped = [name for name, shape in wanted.items() if name in given and given[name] != shape]
