@@ -179,7 +179,7 @@ def _register() -> bool:
     """Make the device known. Autograd counts the devices at the first backward pass: before that.
 
     Returns:
-        False where PyTorch cannot have a device that is written in Python (before 2.10).
+        False where PyTorch cannot have a device that is written in Python.
     """
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as set_up

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmtrtvit.benchmark.breakdown import breakdown, scopes_of
 from mmtrtvit.benchmark.results import Row
-from mmtrtvit.benchmark.timing import Sample, stopwatch
+from mmtrtvit.benchmark.timing import Sample, reason, stopwatch
 from mmtrtvit.compat import CONFIG_ROOT
-from mmtrtvit.deploy.backends import Backend, BuildReport, Runner, get_backend
+from mmtrtvit.deploy.backends import Backend, BackendError, BuildReport, Runner, get_backend
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
 from mmtrtvit.deploy.exporter import export
 from mmtrtvit.deploy.graphs import DeployGraph
@@ -195,7 +195,7 @@ def make_subject(
     row.build_seconds = time.perf_counter() - begin
     copies = setting.copies and setting.device != 'cpu'
     call = _with_copies(runner, image, setting.device) if copies else partial(runner, feed)
-    return Subject(row, stopwatch(call, runner.device), lambda: _costs(runner, feed, scopes()), runner.close)
+    return Subject(row, stopwatch(call, runner.device), lambda: _costs(row, runner, feed, scopes()), runner.close)
 
 
 def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> float:
@@ -328,9 +328,13 @@ def _with_copies(runner: Runner, image: torch.Tensor, device: str) -> Callable[[
     return call
 
 
-def _costs(runner: Runner, feed: dict[str, torch.Tensor], scopes: dict[str, str]) -> dict[str, float] | None:
+def _costs(row: Row, runner: Runner, feed: dict[str, torch.Tensor], scopes: dict[str, str]) -> dict[str, float] | None:
+    """Time by part; None where the backend does not tell, or where asking it failed, which the row then says."""
     try:
         costs = runner.profile(feed, PROFILED_CALLS)
-    except Exception:  # memory for a second context, a profiler that is taken: the latencies stand without a breakdown
+    except BackendError:
+        return None
+    except Exception as error:  # memory for a second context, a profiler that is taken: the latencies stand without it
+        row.noise = '; '.join(filter(None, (row.noise, f'no breakdown: {reason(error)}')))
         return None
     return breakdown(costs, scopes) or None

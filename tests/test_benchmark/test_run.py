@@ -23,7 +23,7 @@ from mmtrtvit.benchmark.jobs import Job, new_row, options, prepare
 from mmtrtvit.benchmark.models import find_model
 from mmtrtvit.benchmark.results import Results, Row, read_results
 from mmtrtvit.benchmark.run import Pace, Run, compare, file_name
-from mmtrtvit.benchmark.subjects import Setting, Subject, choose_device, multiply_adds
+from mmtrtvit.benchmark.subjects import Setting, Subject, _costs, choose_device, multiply_adds
 from mmtrtvit.benchmark.timing import Sample
 from mmtrtvit.benchmark.tools import options as tool_options
 from mmtrtvit.benchmark.tools.benchmark import main, make_jobs, parse_args, run
@@ -219,6 +219,16 @@ def test_engines_as_cuda_graphs(config: Path, tmp_path: Path) -> None:
     assert 'nothing copied, launched as one CUDA graph; ' in new_row(job).inside
     with pytest.raises(UserError, match='--cuda-graph: onnxruntime runs on the CPU here, and CUDA graphs run on a GPU'):
         run(arguments(config, tmp_path, '--backend', 'onnxruntime', '--device', 'cpu', '--cuda-graph'))
+
+
+def test_a_breakdown_that_fails_is_said_in_its_row() -> None:
+    def profile(feed: Any, runs: int) -> Any:
+        raise RuntimeError('out of memory')
+
+    row: Any = SimpleNamespace(noise='spread')
+    runner: Any = SimpleNamespace(profile=profile)
+    assert _costs(row, runner, {}, {}) is None
+    assert row.noise == 'spread; no breakdown: RuntimeError: out of memory'
 
 
 class Fake:
