@@ -82,10 +82,6 @@ def without_initial_weights(definition: Any) -> None:
         init = definition.get('init_cfg')
         if isinstance(init, dict) and init.get('checkpoint'):
             definition['init_cfg'] = None
-            if definition.get('frozen_stages', -1) >= 0:  # frozen random weights are refused by the backbone
-                definition['frozen_stages'] = -1
-                if 'norm_eval' in definition:
-                    definition['norm_eval'] = False
         if 'pretrained' in definition:
             definition['pretrained'] = None
         for value in definition.values():

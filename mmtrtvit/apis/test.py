@@ -54,6 +54,8 @@ def canvas_size(word: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+#: What a test leaves unused; mmengine takes these together or not at all.
+_TRAINING_ONLY = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 #: The hook of each library that paints predictions.
 _PAINTERS = {'mmdet': 'DetVisualizationHook', 'mmseg': 'SegVisualizationHook', 'mmpretrain': 'VisualizationHook'}
 
@@ -107,6 +109,8 @@ def prepare(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    # mmseg's drawing hook asks for the iteration, for which mmengine builds the training loop, its images included
+    cfg.update(dict.fromkeys(_TRAINING_ONLY))
     if args.show_dir:
         enable_drawing(cfg, args.show_dir)
     return cfg

@@ -215,6 +215,7 @@ def visualize(argv: Sequence[str]) -> Path:
     try:
         runner = build_runner(cfg, weights=(args.checkpoint, 0.5) if args.checkpoint else None)
         if args.checkpoint:
+            runner.call_hook('before_run')  # an EMAHook makes there the copy that it fills when the weights come
             runner.load_or_resume()
             path = draw_results(runner, out, **options)
         else:

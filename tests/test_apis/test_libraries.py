@@ -36,7 +36,8 @@ def test_segmentor(tmp_path: Path) -> None:
     assert any('iter_2' not in name and not torch.equal(value, torch.load('whole/iter_2.pth')['state_dict'][name])
                for name, value in whole.items())  # fmt: skip
     assert [path.name for path in Path('whole').glob('best_mIoU_*.pth')] == ['best_mIoU_iter_6.pth']
-    metrics = evaluate([config, 'whole/iter_6.pth', '--out', 'r.pkl', '--show-dir', 'shown'])
+    no_training_images = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere/']
+    metrics = evaluate([config, 'whole/iter_6.pth', '--out', 'r.pkl', '--show-dir', 'shown', *no_training_images])
     assert set(metrics) >= {'mIoU', 'aAcc', 'mAcc'}
     results = load_file('r.pkl')
     assert [tuple(result['pred_sem_seg']['data'].shape) for result in results] == [(1, 32, 32)] * 4

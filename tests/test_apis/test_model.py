@@ -14,14 +14,19 @@ from mmtrtvit.apis.flops import complexity
 from mmtrtvit.apis.model import build_model, without_initial_weights
 
 
-@pytest.mark.parametrize('given', [{}, {'norm_eval': True}])
-def test_frozen_stages_without_norm_eval(given: dict[str, bool]) -> None:
-    """mmdet's Swin has the one and not the other; weights that would be fetched are dropped with both."""
-    backbone = dict(
-        type='Swin', frozen_stages=1, init_cfg=dict(type='Pretrained', checkpoint='https://nowhere/x.pth'), **given
-    )
-    without_initial_weights(definition := dict(backbone=backbone))
-    assert definition['backbone'] == dict(type='Swin', frozen_stages=-1, init_cfg=None) | dict.fromkeys(given, False)
+@pytest.mark.parametrize('frozen', [{}, dict(frozen_stages=0), dict(frozen_stages=1, norm_eval=True)])
+def test_weights_that_would_be_fetched_are_dropped(frozen: dict[str, int]) -> None:
+    """And nothing else: each backbone has other values that freeze nothing, mmdet's EfficientNet 0."""
+    fetched = dict(type='Pretrained', checkpoint='https://nowhere/x.pth')
+    backbone = dict(type='Swin', init_cfg=fetched, **frozen)
+    definition = dict(backbone=backbone.copy(), pretrained='x.pth', neck=[dict(init_cfg=fetched)])
+    without_initial_weights(definition)
+    assert definition == dict(backbone=backbone | dict(init_cfg=None), pretrained=None, neck=[dict(init_cfg=None)])
+
+
+def test_a_backbone_that_refuses_to_freeze_less_than_nothing() -> None:
+    model, _ = build_model(load_config('mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco'), 'none')
+    assert model.backbone.frozen_stages == 0
 
 
 def test_building_says_nothing() -> None:

@@ -308,6 +308,10 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert path == Path('work_dirs/detector/visualize.png')
     assert capsys.readouterr().out.endswith('\nwork_dirs/detector/visualize.png\n')
     assert path.read_bytes() == drawn.read_bytes()
+    averaged = tmp_path / 'averaged.py'
+    averaged.write_text(f"_base_ = [{str(config)!r}]\ncustom_hooks = [dict(type='EMAHook')]\n")
+    path = visualize.visualize([str(averaged), 'weights.pth', '--out', 'averaged.png', *options])
+    assert path.read_bytes() == drawn.read_bytes()
     path = visualize.visualize([str(config), '--out', 'truth.png', *options])
     assert cv2.imread(str(path)).shape[1] == 36 + 2 * (CELL + 36)
     with pytest.raises(UserError, match=r'checkpoint not found: no\.pth; .* has weights\.pth'):
