@@ -129,9 +129,9 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
             raise UserError(
                 f'{name} has no {section}: it is no deploy config; those that come along are in configs/deploy'
             )
-    unknown = [key for key in cfg if key not in (*SECTIONS, 'custom_imports', 'default_scope')]
-    if unknown:
-        raise UserError(f'{name}: {unknown[0]} is no section of a deploy config{near(unknown[0], SECTIONS)}')
+    for key in cfg:
+        if key not in SECTIONS and _looks_like_section(key):
+            raise UserError(f'{name}: {key} is no section of a deploy config{near(key, SECTIONS)}')
     codebase, onnx, backend = (_plain(cfg[section], f'{name}: {section}') for section in SECTIONS[:3])
     _known(codebase, _CODEBASE, f'{name}: codebase_config')
     _known(onnx, _ONNX, f'{name}: onnx_config')
@@ -166,6 +166,11 @@ def parse_deploy_config(cfg: Config, name: str) -> DeployConfig:
     )
 
 
+def _looks_like_section(key: str) -> bool:
+    """A section misspelt, or one of MMDeploy's that is not here; other variables are the file's own helpers."""
+    return key.endswith(('_config', '_cfg')) or bool(near(key, SECTIONS))
+
+
 def _plain(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f'{where}={value!r} is no dict')
@@ -194,4 +199,9 @@ def _make(kind: Any, values: Any, where: str) -> Any:
     try:
         return kind(**values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f'{where}: {error}') from error
+        raise UserError(f'{where}: {str(error).removeprefix(f"{kind.__name__}.")}') from error
+
+
+def in_config_words(error: Exception) -> str:
+    """What a backend says of its options, with the names that they have in a deploy config."""
+    return str(error).replace('BuildOptions.', 'backend_config.').replace('LoadOptions.', 'backend_config.load.')

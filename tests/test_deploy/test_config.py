@@ -46,6 +46,22 @@ def test_what_a_config_that_comes_along_says_is_in_its_name(name: str) -> None:
     assert cfg.dynamic_batch is False
 
 
+def test_helpers_of_the_file_are_no_sections(tmp_path: Path) -> None:
+    helpers = 'size = 64\nsizes = dict(height=size, width=size + 32)\n'
+    cfg = load_deploy_config(write(tmp_path, helpers + GOOD.replace('dict(height=64, width=96)', 'sizes')))
+    assert cfg.graph.shape == (64, 96)
+
+
+def test_new_style(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD)
+    (tmp_path / 'child.py').write_text(
+        'from mmengine.config import read_base\n\nwith read_base():\n    from .mine import *\n\n'
+        'from mmtrtvit.deploy.ops import nms\n\nsizes = dict(height=32)\nonnx_config.update(sizes)\n'
+    )
+    assert load_deploy_config(base).graph.shape == (64, 96)
+    assert load_deploy_config(str(tmp_path / 'child.py')).graph.shape == (32, 96)
+
+
 def test_there_is_one_for_each_task_backend_and_precision() -> None:
     found = {NAME.fullmatch(name).group('task', 'backend', 'precision') for name in SHIPPED}
     wanted = {
@@ -128,6 +144,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({'backend_config.operators.nms': 'static'}, r"backend_config\.operators\.nms='static' is no dict"),
     ({'backend_config.load': 3}, r'backend_config\.load=3 is no dict'),
     ({'calib_config': 'train'}, r"calib_config='train' is no dict"),
+    ({'partition_config': dict(type='x')}, r'partition_config is no section of a deploy config'),
     ({'calib_confg.images': 4}, r'calib_confg is no section of a deploy config; did you mean calib_config'),
 ]
 
