@@ -1,18 +1,20 @@
 """The library's own prediction against a backend's: how far apart, and whether that is near enough.
 
 The reference is what mmdet, mmseg or mmpretrain compute with the untouched model on the same canvas, brought into the
-contract's tensors; none of the graph's code takes part.
+contract's tensors; none of the graph's code takes part. Where the deploy config sets ``roi_sampling_ratio``, the
+library's own RoIAlign takes it as well: what that costs in accuracy is the evaluator's to say.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.parts import BackboneGraph, NetworkGraph
@@ -251,7 +253,26 @@ def library_outputs(model: Any, graph: DeployGraph, image: Tensor) -> dict[str, 
             return {'scores': torch.stack([sample.pred_score for sample in model.predict(image)])}
         if graph.task == 'segmentation':
             return _segmentation(model, graph, image, meta)
-        return _mmdet(model, graph, image, meta)
+        with _sampling(model, graph.options.roi_sampling_ratio):
+            return _mmdet(model, graph, image, meta)
+
+
+def other_sampling(model: nn.Module, ratio: int | None) -> list[Any]:
+    """Return the RoIAlign layers of a model that sample otherwise than the deploy config's ``roi_sampling_ratio``."""
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == 'RoIAlign']
+    return [layer for layer in layers if ratio is not None and layer.sampling_ratio != ratio]
+
+
+@contextlib.contextmanager
+def _sampling(model: nn.Module, ratio: int | None) -> Iterator[None]:
+    changed = [(layer, layer.sampling_ratio) for layer in other_sampling(model, ratio)]
+    for layer, _ in changed:
+        layer.sampling_ratio = ratio
+    try:
+        yield
+    finally:
+        for layer, own in changed:
+            layer.sampling_ratio = own
 
 
 def _segmentation(model: Any, graph: DeployGraph, image: Tensor, meta: dict[str, Any]) -> dict[str, Tensor]:

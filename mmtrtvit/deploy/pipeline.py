@@ -20,6 +20,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 import mmtrtvit
+from mmtrtvit.apis.errors import UserError
 from mmtrtvit.deploy.backends import (
     Availability,
     BackendError,
@@ -31,11 +32,11 @@ from mmtrtvit.deploy.backends import (
     read_card,
 )
 from mmtrtvit.deploy.backends.card import RANDOM_WEIGHTS
-from mmtrtvit.deploy.config import DeployConfig
+from mmtrtvit.deploy.config import DeployConfig, in_config_words
 from mmtrtvit.deploy.exporter import ExportReport
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.base import INPUT
-from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
+from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs, other_sampling
 from mmtrtvit.deploy.picture import draw_side_by_side
 from mmtrtvit.deploy.precision import PrecisionReport
 from mmtrtvit.deploy.preprocess import read_image
@@ -62,6 +63,7 @@ class Deployment:
         ran: Backend that computed the outputs, and in brackets why it was a stand-in, if it was.
         pictures: Side by side, one an image.
         seconds: Wall time of each step.
+        changed: What the graph computes otherwise than the checkpoint's model, one sentence each.
     """
 
     work_dir: Path
@@ -75,6 +77,7 @@ class Deployment:
     ran: str
     pictures: list[Path]
     seconds: dict[str, float] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
     @property
     def random_weights(self) -> bool:
@@ -123,11 +126,17 @@ def deploy(
     available = backend.availability()
     if not available.can_build:
         raise BackendError(f'{deploy_cfg.name}: {backend.name} cannot build here: {available.no_build}')
+    check_options(deploy_cfg, device if available.can_run else None)
     for image in images:
         read_image(image)  # a wrong one shows before minutes of work
-    make_folder(work_dir)
-    (work_dir / SUMMARY).unlink(missing_ok=True)
-    made = export_model(deploy_cfg, model_cfg, checkpoint, work_dir / ONNX, command=command, step=clock)
+
+    def begin_to_write() -> None:  # what fails before leaves an earlier deployment whole
+        make_folder(work_dir)
+        (work_dir / SUMMARY).unlink(missing_ok=True)
+
+    made = export_model(
+        deploy_cfg, model_cfg, checkpoint, work_dir / ONNX, command=command, step=clock, before_writing=begin_to_write
+    )
     engine, options = work_dir / ONNX, deploy_cfg.build
     if backend.engine_suffix != '.onnx':
         engine = work_dir / ENGINE
@@ -149,9 +158,56 @@ def deploy(
         ran=ran,
         pictures=pictures,
         seconds=clock.seconds,
+        changed=_changes(made),
     )
     atomic_write_json(work_dir / SUMMARY, summary_of(done, deploy_cfg))
     return done
+
+
+def check_options(deploy_cfg: DeployConfig, device: str | None) -> None:
+    """Refuse before minutes of export what the backend would refuse after it.
+
+    Args:
+        deploy_cfg: The deploy config.
+        device: Where the engine is to run; None where it will not.
+
+    Raises:
+        UserError: Names the option or the device and the way out.
+    """
+    backend, name, build = get_backend(deploy_cfg.backend), deploy_cfg.name, deploy_cfg.build
+    try:
+        backend.check_build(build)
+        if device is not None:
+            backend.check_load(deploy_cfg.load, _device_of(backend.name, device))
+    except BackendError as error:
+        raise UserError(f'{name}: {in_config_words(error)}') from error
+    bounded = build.batch is not None or bool(build.shapes)
+    if deploy_cfg.dynamic_batch and not bounded and 'batch' in backend.build_fields:
+        raise UserError(
+            f'{name}: onnx_config.dynamic_batch=True: {backend.name} needs the bounds of the batch: set '
+            'backend_config.batch, such as batch=(1, 4, 8): least, usual, largest'
+        )
+    if bounded and not deploy_cfg.dynamic_batch:
+        what = 'batch' if build.batch is not None else 'shapes'
+        raise UserError(
+            f'{name}: backend_config.{what}={getattr(build, what)}: the graph has a fixed batch: set '
+            f'onnx_config.dynamic_batch=True or leave {what} out'
+        )
+
+
+def _device_of(backend: str, device: str) -> str:
+    return 'cuda:0' if backend.startswith('tensorrt') and device == 'cpu' else device
+
+
+def _changes(made: Exported) -> list[str]:
+    """What the deploy config makes of the model that it was not trained as."""
+    ratio = made.graph.options.roi_sampling_ratio
+    own = {int(layer.sampling_ratio) for layer in other_sampling(made.model, ratio)}
+    return [
+        f'RoIAlign takes roi_sampling_ratio={ratio} on both sides, the model was trained with '
+        f'{"adaptive sampling" if was == 0 else was}: compare tools/test.py of the checkpoint and of the engine'
+        for was in sorted(own)
+    ]
 
 
 def _compare_and_draw(
@@ -201,6 +257,7 @@ def summary_of(made: Deployment, deploy_cfg: DeployConfig) -> dict[str, Any]:
             'outputs': [spec.to_dict() for spec in made.build.outputs],
         },
         'ran': made.ran,
+        'changed': made.changed,
         'tolerance': asdict(TOLERANCES[deploy_cfg.build.precision]),
         'parity': {file: verdict.to_dict() for file, verdict in made.parity.items()},
         'passed': made.passed,
@@ -211,7 +268,7 @@ def summary_of(made: Deployment, deploy_cfg: DeployConfig) -> dict[str, Any]:
 def _runner(name: str, available: Availability, engine: Path, made: Exported, device: str, load: LoadOptions) -> Any:
     """Load the engine, or, where it cannot run here, the graph that it was built of."""
     if available.can_run:
-        device = 'cuda:0' if name.startswith('tensorrt') and device == 'cpu' else device
+        device = _device_of(name, device)
         if not available.doubt:
             return get_backend(name).load(engine, device, options=load), name
         try:

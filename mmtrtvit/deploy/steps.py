@@ -83,6 +83,7 @@ def export_model(
     *,
     command: str = '',
     step: Step = silent,
+    before_writing: Callable[[], None] | None = None,
 ) -> Exported:
     """Export a model to an ONNX graph that ONNX Runtime runs and TensorRT builds.
 
@@ -93,6 +94,7 @@ def export_model(
         path: The file to make. In fp16 and int8 the fp32 graph stays beside it as ``<name>_fp32.onnx``.
         command: The command line, for the card.
         step: A context manager around each part of the work; takes its title.
+        before_writing: Called when the model was found deployable, before the first file is written.
 
     Raises:
         UserError: The configs, the checkpoint or the model cannot be deployed; says what to do.
@@ -112,6 +114,8 @@ def export_model(
         graph = build_part(copy.deepcopy(model), deploy_cfg.graph, deploy_cfg.part)
         check_task(graph, deploy_cfg)
         letterbox = Letterbox.from_model(model, deploy_cfg.graph, model_cfg)
+    if before_writing is not None:
+        before_writing()
     exact = path if precision == 'fp32' else path.with_name(f'{path.stem}_fp32.onnx')
     with step('exporting to ONNX'):
         report = export(graph, exact, opset=deploy_cfg.opset, dynamic_batch=deploy_cfg.dynamic_batch)

@@ -194,8 +194,7 @@ class Backend(ABC):
         available = self.availability()
         if not available.can_build:
             raise BackendError(f'{self.name}: cannot build {engine}: {available.no_build}')
-        self._refuse_unknown(options, self.build_fields)
-        self._check_options(options)
+        self.check_build(options)
         facts = read_graph(Path(onnx))
         graph = Tally('graph', facts.nodes, facts.nodes_by_type, facts.products, facts.floats)
         check_precision(graph, options, str(onnx), self.name)
@@ -260,15 +259,40 @@ class Backend(ABC):
         available = self.availability()
         if not available.version:
             raise BackendError(f'{path}: cannot be loaded: {available.no_run or available.no_build}')
-        target = find_device(device)
+        target = find_device(device) if available.can_run else torch.device('cpu')
         self._verify(path, available.version, target, require_card)
         if not available.can_run:
             raise BackendError(f'{path}: cannot be run: {available.no_run}')
+        self.check_load(options, target)
         return self._load(path, target, options)
 
+    def check_build(self, options: BuildOptions) -> None:
+        """Refuse options that this backend's builder does not have.
+
+        Raises:
+            BackendError: Names the option and what it may be.
+        """
+        self._refuse_unknown(options, self.build_fields)
+        self._check_options(options)
+
+    def check_load(self, options: LoadOptions, device: str | torch.device) -> None:
+        """Refuse a device that is not there, or options that this backend's runner does not have there.
+
+        Raises:
+            BackendError: Names the device or the option and the way out.
+        """
+        self._refuse_unknown(options, self.load_fields)
+        self._check_device(find_device(device), options)
+
     def _verify(self, path: Path, version: str, device: torch.device, require_card: bool) -> None:
-        if not require_card and not Path(f'{path}.json').exists():
-            return
+        if not Path(f'{path}.json').exists():
+            if not require_card:
+                return
+            try:
+                read_card(path)
+            except BackendError as error:
+                hint = 'load it with require_card=False if you know that it fits this machine'
+                raise BackendError(f'{error}, or {hint}') from None
         capability = '.'.join(map(str, torch.cuda.get_device_capability(device))) if device.type == 'cuda' else ''
         verify_card(path, read_card(path), backend=self.name, version=version, compute_capability=capability)
 
@@ -282,6 +306,9 @@ class Backend(ABC):
 
     def _check_options(self, options: BuildOptions) -> None:  # noqa: B027  # most backends have nothing to add
         """Refuse what the fields alone allow but this backend does not."""
+
+    def _check_device(self, device: torch.device, options: LoadOptions) -> None:  # noqa: B027  # most have no more
+        """Refuse a device of the machine's that this backend does not run on."""
 
     @abstractmethod
     def _build(

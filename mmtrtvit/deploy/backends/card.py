@@ -223,7 +223,7 @@ def read_card(engine: str | os.PathLike[str]) -> EngineCard:
     except FileNotFoundError:
         raise BackendError(
             f'{path}: no such file: {engine} has no card, its making was interrupted or it was not made here. '
-            'Build it again, or load it with require_card=False if you know that it fits this machine.'
+            'Build it again with tools/deploy.py'
         ) from None
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, a number too long
         raise BackendError(f'{path}: not JSON ({error}); {_REBUILD}') from error

@@ -77,15 +77,15 @@ class OnnxRuntimeBackend(Backend):
             tally, _specs(session.get_inputs(), onnx), _specs(session.get_outputs(), onnx), warnings=_warnings(facts)
         )
 
+    def _check_device(self, device: torch.device, options: LoadOptions) -> None:
+        if device.type == 'cpu' and options.cuda_graph:
+            raise BackendError("LoadOptions.cuda_graph=True: needs device='cuda', not 'cpu'")
+        if device.type != 'cpu' and 'CUDAExecutionProvider' not in ort.get_available_providers():
+            raise BackendError(f"device={str(device)!r}: {_INSTALL_GPU}, or use device='cpu'")
+
     def _load(self, engine: Path, device: torch.device, options: LoadOptions) -> Runner:
         load_model(engine)  # a readable message, and no damaged file reaches the native parser
-        if device.type == 'cpu':
-            if options.cuda_graph:
-                raise BackendError("LoadOptions.cuda_graph=True: needs device='cuda', not 'cpu'")
-            return _CpuRunner(engine, device, options)
-        if 'CUDAExecutionProvider' not in ort.get_available_providers():
-            raise BackendError(f"{engine}: device={str(device)!r}: {_INSTALL_GPU}, or use device='cpu'")
-        return _BoundRunner(engine, device, options)
+        return (_CpuRunner if device.type == 'cpu' else _BoundRunner)(engine, device, options)
 
 
 def _warnings(facts: GraphFacts) -> tuple[str, ...]:

@@ -243,11 +243,13 @@ class TensorRTBackend(Backend):
             return None, (note,)
         return tally, ()
 
+    def _check_device(self, device: torch.device, options: LoadOptions) -> None:
+        if device.type != 'cuda':
+            raise BackendError(f"device='cpu': {self.title} engines run on NVIDIA GPUs only: give device='cuda'")
+
     def _load(self, engine: Path, device: torch.device, options: LoadOptions) -> Runner:
         from mmtrtvit.deploy.backends.tensorrt_run import TensorRTRunner
 
-        if device.type != 'cuda':
-            raise BackendError(f"{engine}: device='cpu': {self._needs_gpu()}; give device='cuda'")
         return TensorRTRunner(self._api, self.title, engine, device, options)
 
 

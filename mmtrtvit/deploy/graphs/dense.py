@@ -30,6 +30,31 @@ INVALID = -1.0
 MAX_TOP_K = 3840
 
 
+def rows_of(options: GraphOptions, test_cfg: Any) -> int:
+    """Return how many detections the graph of a detector gives: ``max_dets``, else what the model keeps.
+
+    Args:
+        options: As for the graph.
+        test_cfg: With ``max_per_img``, which is -1 where all are kept.
+
+    Raises:
+        UnsupportedModelError: The model keeps fewer than ``max_dets``, or all and there is no ``max_dets``; or these
+            are more than TensorRT sorts.
+    """
+    kept = int(test_cfg.max_per_img)
+    if kept < 1 and options.max_dets is None:
+        raise UnsupportedModelError(f'test_cfg.max_per_img={kept} keeps everything: set it or max_dets to a number')
+    if options.max_dets is not None and 1 <= kept < options.max_dets:
+        raise UnsupportedModelError(
+            f'max_dets={options.max_dets}: the model keeps test_cfg.max_per_img={kept}: raise that or leave it out'
+        )
+    rows = options.max_dets or kept
+    if rows > MAX_TOP_K:
+        name = 'max_dets' if options.max_dets else 'test_cfg.max_per_img'
+        raise UnsupportedModelError(f'{name}={rows}: TensorRT sorts at most {MAX_TOP_K} rows, lower it')
+    return rows
+
+
 def nms_settings(test_cfg: Any, where: str) -> tuple[float, bool]:
     """Return the IoU threshold and whether classes suppress each other.
 
@@ -96,7 +121,7 @@ class DenseHead(Float32Island):
         self.score_threshold = float(cfg.get('score_thr', 0))
         min_size = cfg.get('min_bbox_size', -1)
         self.min_size = float(min_size) if min_size >= 0 else None
-        self.max_dets = options.max_dets or int(cfg.max_per_img)
+        self.max_dets = rows_of(options, cfg)
         self.nms_pre = int(cfg.get('nms_pre', -1))
         priors = head.prior_generator.grid_priors(shapes, device='cpu')
         for level, prior in enumerate(priors):

@@ -23,7 +23,7 @@ from mmtrtvit.deploy.graphs.base import (
     lookup,
     register,
 )
-from mmtrtvit.deploy.graphs.dense import INVALID, MAX_TOP_K, decode_boxes, flatten_level, nms_settings
+from mmtrtvit.deploy.graphs.dense import INVALID, MAX_TOP_K, decode_boxes, flatten_level, nms_settings, rows_of
 from mmtrtvit.deploy.graphs.mask_head import MaskHead, SelectMasks
 from mmtrtvit.deploy.ops.boxes import gather_rows, top_k, top_k_classes
 from mmtrtvit.deploy.ops.nms import greedy_keep, select_detections
@@ -201,7 +201,7 @@ class SelectBoxes(Float32Island):
         self.image_shape = options.shape
         self.score_threshold = float(test_cfg.score_thr)
         self.iou_threshold, self.class_agnostic = nms_settings(test_cfg, 'roi_head.test_cfg')
-        self.max_dets = options.max_dets or int(test_cfg.max_per_img)
+        self.max_dets = rows_of(options, test_cfg)
         self.nms = options.nms
 
     def forward(self, rois: Tensor, real: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import time
@@ -58,7 +59,8 @@ def deploy(argv: Sequence[str]) -> Deployment:
     console = Console(quiet=args.log_level in ('WARNING', 'ERROR'), highlight=False)
     try:
         from mmtrtvit.deploy import pipeline
-        from mmtrtvit.deploy.config import load_deploy_config
+        from mmtrtvit.deploy.backends import BackendError
+        from mmtrtvit.deploy.config import in_config_words, load_deploy_config
     except ImportError as error:
         raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
     options = args.cfg_options or {}
@@ -71,21 +73,26 @@ def deploy(argv: Sequence[str]) -> Deployment:
         raise UserError(
             f'--show: codebase_config.part={deploy_cfg.part!r} gives feature maps, of which no picture is made'
         )
+    if args.show:
+        check_screen()
     images = args.test_img or [args.img]
     for image in images:
         if not Path(image).is_file():
             raise UserError(f'image not found: {image}')
     work_dir = Path(args.work_dir or Path('work_dirs') / Path(args.config).stem / Path(args.deploy_cfg).stem)
-    made = pipeline.deploy(
-        deploy_cfg,
-        model_cfg,
-        args.checkpoint,
-        images,
-        work_dir,
-        device=args.device,
-        command=shlex.join(['tools/deploy.py', *argv]),
-        step=_Steps(console),
-    )
+    try:
+        made = pipeline.deploy(
+            deploy_cfg,
+            model_cfg,
+            args.checkpoint,
+            images,
+            work_dir,
+            device=args.device,
+            command=shlex.join(['tools/deploy.py', *argv]),
+            step=_Steps(console),
+        )
+    except BackendError as error:
+        raise UserError(in_config_words(error)) from error
     if args.dump_info:
         _dump(work_dir, deploy_cfg, model_cfg)
     report(console, made)
@@ -163,6 +170,8 @@ def report(console: Console, made: Deployment) -> None:
     ran, _, reason = made.ran.partition(' (')
     if reason:
         console.print(f'note: {reason.rstrip(")")}: {ran} ran the graph that it was built of', style='yellow')
+    for change in made.changed:
+        console.print(f'note: {change}', style='yellow', markup=False)
     unproved = False
     for file, verdict in made.parity.items():
         table = Table(
@@ -204,6 +213,16 @@ def report(console: Console, made: Deployment) -> None:
         console.print('random weights: the outputs mean nothing, only their agreement does', style='yellow')
     for path in dict.fromkeys([made.onnx, made.engine, *made.pictures, made.work_dir / 'deploy.json']):
         console.print(f'  {path}', markup=False, soft_wrap=True)
+
+
+def check_screen() -> None:
+    """Refuse ``--show`` where there is no screen: OpenCV's windows end the process there, after all the work.
+
+    Raises:
+        UserError: Neither DISPLAY nor WAYLAND_DISPLAY is set on a system that needs one.
+    """
+    if sys.platform.startswith('linux') and not any(os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')):
+        raise UserError('--show: there is no screen here (DISPLAY is not set): leave it out, the picture is a file')
 
 
 def show(picture: Path) -> None:

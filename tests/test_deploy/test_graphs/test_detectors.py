@@ -19,6 +19,7 @@ DENSE_80 = {'bbox_head.num_classes': 80}
 MASK_80 = {'roi_head.bbox_head.num_classes': 80, 'roi_head.mask_head.num_classes': 80}
 TRTVIT_BACKBONE = {'backbone': models.TRTVIT, 'neck.in_channels': models.TRTVIT_CHANNELS}
 TWINS_BACKBONE = {'backbone': models.TWINS}
+ADAPTIVE = {f'roi_head.{kind}_roi_extractor.roi_layer.sampling_ratio': 0 for kind in ('bbox', 'mask')}
 NO_PROPOSALS = {'test_cfg.rpn.min_bbox_size': 1000}
 
 # name of the case -> model, changes of its config, options of the graph; None: mmdet's own numbers
@@ -54,6 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     'own nodes': ('mask-rcnn', {}, dict(nms=NMSOptions(form='onnx'), roi_align='onnx')),
     'adaptive sampling': ('faster-rcnn', {'roi_head.bbox_roi_extractor.roi_layer.sampling_ratio': 0},
                           dict(roi_align='onnx')),
+    'another sampling than the model has': ('mask-rcnn', ADAPTIVE, dict(roi_sampling_ratio=2)),
 }  # fmt: skip
 NOTHING = {
     'retinanet': {'test_cfg.score_thr': 0.9999},

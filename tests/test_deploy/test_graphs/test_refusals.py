@@ -45,6 +45,10 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
      r'StandardRoIHead with a shared_head \(C4 detectors\) has no graph: FPN ones have'),
     ('mask-rcnn', {'roi_head.mask_head.type': 'HTCMaskHead'}, {},
      'mask head HTCMaskHead has no graph: FCNMaskHead has'),
+    ('retinanet', {'test_cfg.max_per_img': 20}, dict(max_dets=21),
+     r'max_dets=21: the model keeps test_cfg\.max_per_img=20: raise that or leave it out'),
+    ('faster-rcnn', {'test_cfg.rcnn.max_per_img': 20}, dict(max_dets=30), r'max_dets=30: the model keeps .*=20'),
+    ('retinanet', {'test_cfg.max_per_img': -1}, {}, r'test_cfg\.max_per_img=-1 keeps everything: set it or max_dets'),
     ('faster-rcnn', {'test_cfg.rpn.max_per_img': 4000}, {},
      r'rpn_head\.test_cfg\.max_per_img=4000: TensorRT sorts at most 3840 rows, lower it'),
     ('retinanet', {'bbox_head.bbox_coder': dict(_delete_=True, type='TBLRBBoxCoder', normalizer=4.0)}, {},
@@ -125,8 +129,8 @@ def test_wrong_nms_options(options: dict[str, Any], message: str) -> None:
         NMSOptions(**options)
 
 
-def test_more_detections_than_can_be_sorted() -> None:
-    model = models.build('retinanet')
-    graph = graph_of(model, max_dets=4000)
-    with pytest.raises(ValueError, match=r'k=4000 is not within 1 \.\. 3840'):
-        graph(graph.example_input())
+@pytest.mark.parametrize(('options', 'name'), [({}, r'test_cfg\.max_per_img'), (dict(max_dets=4000), 'max_dets')])
+def test_more_detections_than_can_be_sorted(options: dict[str, int], name: str) -> None:
+    model = models.build('retinanet', {'test_cfg.max_per_img': 4000})
+    with pytest.raises(UnsupportedModelError, match=f'{name}=4000: TensorRT sorts at most 3840 rows, lower it'):
+        graph_of(model, **options)
