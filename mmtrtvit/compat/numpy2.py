@@ -1,8 +1,15 @@
-"""The retrieval metric of mmpretrain 1.2.0 on numpy >= 2.4, which dropped ``np.in1d``.
+"""Metrics of mmdet 3.3.0 and mmpretrain 1.2.0 on numpy 2, which dropped what they call.
 
-``RetrievalRecall`` and ``RetrievalAveragePrecision`` raise ``AttributeError`` at the end of an evaluation. What is
-done: that one module, when somebody imports it, sees a numpy that still has the function; numpy itself is not
-touched, and mmpretrain is not imported for it.
+=============================== ==================== ===============================================================
+Metric                          Since numpy          What failed
+=============================== ==================== ===============================================================
+mmpretrain's retrieval metrics  2.4                  ``np.in1d`` is gone
+mmdet's ``proposal_fast``       1.24                 ``np.array`` of IoU tables of several sizes is an error
+mmdet's YouTube-VIS metric      1.24                 ``np.float`` is gone
+=============================== ==================== ===============================================================
+
+They raise at the end of an evaluation. What is done: each module, when somebody imports it, sees a numpy that still
+has the function; numpy itself is not touched, and no library is imported for it.
 """
 
 from __future__ import annotations
@@ -17,23 +24,42 @@ from typing import Any
 
 import numpy as np
 
-MODULE = 'mmpretrain.evaluation.metrics.retrieval'
+
+def in1d(ar1: Any, ar2: Any) -> np.ndarray:
+    """Whether each element of ``ar1``, flattened, is in ``ar2``: what ``np.in1d`` was defined as."""
+    return np.isin(np.asarray(ar1).ravel(), ar2)
 
 
-class _NumpyWithIn1d:
-    """Numpy and one function more."""
+def array_of_rows(rows: Any, *arguments: Any, **options: Any) -> np.ndarray:
+    """``np.array``, and of rows that differ in shape the array of objects that numpy < 1.24 made of them."""
+    try:
+        return np.array(rows, *arguments, **options)
+    except ValueError:  # an inhomogeneous shape
+        made = np.empty(len(rows), dtype=object)
+        made[:] = rows
+        return made
 
-    @staticmethod
-    def in1d(ar1: Any, ar2: Any) -> np.ndarray:
-        """Whether each element of ``ar1``, flattened, is in ``ar2``: what ``np.in1d`` was defined as."""
-        return np.isin(np.asarray(ar1).ravel(), ar2)
+
+#: Module -> what it finds in numpy besides numpy's own, or in its place.
+MENDS: dict[str, dict[str, Any]] = {
+    'mmpretrain.evaluation.metrics.retrieval': {'in1d': in1d},
+    'mmdet.evaluation.functional.recall': {'array': array_of_rows},
+    'mmdet.evaluation.functional.ytviseval': {'float': float},
+}
+
+
+class _Numpy:
+    """Numpy with a few names more."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self.__dict__.update(names)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
 
 def _mend(module: ModuleType) -> None:
-    vars(module)['np'] = _NumpyWithIn1d()
+    vars(module)['np'] = _Numpy(MENDS[module.__name__])
 
 
 class _Loader(Loader):
@@ -53,10 +79,13 @@ class _Loader(Loader):
 class _Finder(MetaPathFinder):
     """Stands before Python's own finders for one import."""
 
+    def __init__(self, module: str) -> None:
+        self.module = module
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != MODULE:
+        if fullname != self.module:
             return None
         sys.meta_path.remove(self)  # ask the others
         spec = importlib.util.find_spec(fullname)
@@ -66,10 +95,10 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Mend the module now if it is loaded, else when it is; nothing on a numpy that has the function."""
-    if hasattr(np, 'in1d'):
-        return
-    if MODULE in sys.modules:
-        _mend(sys.modules[MODULE])
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Mend each module now if it is loaded, else when it is."""
+    waiting = {finder.module for finder in sys.meta_path if isinstance(finder, _Finder)}
+    for module in MENDS:
+        if module in sys.modules:
+            _mend(sys.modules[module])
+        elif module not in waiting:
+            sys.meta_path.insert(0, _Finder(module))
