@@ -9,12 +9,11 @@ pipeline pads (its ``Pad``), and so does a static graph. Boxes are clipped to th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -41,7 +40,7 @@ __all__ = [
     'use_letterbox',
 ]
 
-#: Steps that size images; ``Pad`` too: what is padded, and with what, is the canvas's own.
+#: Steps that size images; ``Pad`` too: how much is padded is the canvas's own, with what the letterbox knows.
 _SIZING = {
     'CenterCrop', 'EfficientNetCenterCrop', 'FixShapeResize', 'Pad', 'Resize', 'ResizeEdge', 'ResizeShortestEdge',
     'ResizeToMultiple',
@@ -232,23 +231,24 @@ def use_letterbox(cfg: Config, height: int, width: int) -> None:
         cfg.test_dataloader.batch_size = 1  # mmseg stacks images of one size only
 
 
-def letterbox_model(model: Any, height: int, width: int) -> None:
+def letterbox_model(model: Any, letterbox: Letterbox) -> None:
     """Give a model of PyTorch the canvas for an image, as a static graph takes it; results clipped to the image.
 
     Args:
         model: As the runner has it; gets two hooks.
-        height: Of the canvas, pixels.
-        width: Of the canvas, pixels.
+        letterbox: The size of the canvas and what it is padded with; the normalisation is the model's.
     """
     inner: Any = model.module if is_model_wrapper(model) else model
+    letterbox = replace(Letterbox.from_model(inner, letterbox), pad=letterbox.pad)
+    height, width = letterbox.height, letterbox.width
 
     def pad(module: nn.Module, args: Any, data: dict[str, Any]) -> dict[str, Any]:
-        images: Tensor = data['inputs']
-        images = images[..., :height, :width]  # the preprocessor pads to its own multiple
-        data['inputs'] = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        images: Tensor = data['inputs']  # the preprocessor pads to its own multiple
         canvas = (height, width)
-        for sample in data['data_samples']:
+        data['inputs'] = letterbox.padding.to(images).expand(len(images), 3, *canvas).clone()
+        for image, sample, filled in zip(images, data['data_samples'], data['inputs'], strict=True):
             inner_height, inner_width = sample.metainfo.get('img_shape', canvas)[:2]
+            filled[:, :inner_height, :inner_width] = image[:, :inner_height, :inner_width]
             padding = (0, width - inner_width, 0, height - inner_height)  # left, right, top, bottom
             shapes = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape'), canvas)
             sample.set_metainfo(shapes | dict.fromkeys(('padding_size', 'img_padding_size'), padding))

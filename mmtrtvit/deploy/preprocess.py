@@ -31,9 +31,11 @@ __all__ = [
     'ImageLike',
     'Letterbox',
     'Placement',
+    'padding_of',
     'read_image',
     'sizing_of_classifier',
     'step_name',
+    'steps_of',
 ]
 
 ImageLike = str | os.PathLike[str] | np.ndarray
@@ -200,8 +202,7 @@ class Letterbox:
     Attributes:
         height: Of the canvas, pixels.
         width: Of the canvas, pixels.
-        image_dtype: ``'float32'``: normalised, ``(3, H, W)``, padded with zeros, as mmdet pads after normalising;
-            ``'uint8'``: ``(H, W, 3)`` in BGR, padded with the mean colour, which is the same but for its rounding.
+        image_dtype: ``'float32'``: normalised, ``(3, H, W)``; ``'uint8'``: ``(H, W, 3)`` in BGR.
         mean: Subtracted, by channel, in the order after ``to_rgb``.
         std: Divided by.
         to_rgb: Whether the model takes the channels in the other order than ``cv2.imread`` gives.
@@ -212,6 +213,8 @@ class Letterbox:
         short_edge: Of the modes that crop, pixels.
         interpolation: As mmcv calls it.
         resize_backend: ``'cv2'`` or ``'pillow'``.
+        pad: Colour of what is padded, BGR, 0 to 255, as the ``Pad`` of a pipeline takes it; None for zeros after
+            normalising, as mmdet's and mmseg's data preprocessors pad: the mean colour, of uint8 rounded.
 
     Raises:
         ValueError: A field has a value that it cannot have.
@@ -227,6 +230,7 @@ class Letterbox:
     short_edge: int = 0
     interpolation: str = 'bilinear'
     resize_backend: str = 'cv2'
+    pad: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (('mode', MODES), ('image_dtype', ('float32', 'uint8'))):
@@ -239,6 +243,11 @@ class Letterbox:
             if len(values) not in (1, 3) or (name == 'std' and min(values) <= 0):
                 raise ValueError(f'{name}={values}: three numbers are needed{", above 0" if name == "std" else ""}')
             object.__setattr__(self, name, values * (3 // len(values)))
+        if self.pad is not None:
+            colour = tuple(float(value) for value in self.pad)
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ValueError(f'pad={colour}: three numbers from 0 to 255 are needed, or None')
+            object.__setattr__(self, 'pad', colour)
         if 'crop' in self.mode and self.short_edge < max(self.height, self.width):
             raise ValueError(f'short_edge={self.short_edge} leaves no {self.height}x{self.width} to cut out')
 
@@ -249,14 +258,14 @@ class Letterbox:
         Args:
             model: Its data preprocessor is read.
             options: The canvas.
-            model_cfg: Its config: of a classifier, the pipeline of testing is read; without it, the shorter edge
-                becomes 256/224 of the canvas.
+            model_cfg: Its config, of which the pipeline of testing is read: how a classifier sizes images (without
+                it, the shorter edge becomes 256/224 of the canvas), with what the others pad them.
         """
         preprocessor = model.data_preprocessor
         # mmdet's, mmseg's and mmpretrain's names for the same
         names = ('_channel_conversion', 'channel_conversion', 'to_rgb')
         mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {'pad': padding_of(model_cfg)}
         if any(kind.__name__ == 'BaseClassifier' for kind in type(model).__mro__):
             values = sizing_of_classifier(model_cfg, options.height, options.width)
         return cls(
@@ -365,7 +374,7 @@ class Letterbox:
         if height > self.height or width > self.width:
             raise ImageError(f'an image of {height}x{width} does not fit the canvas of {self.height}x{self.width}')
         if self.image_dtype == 'uint8':
-            colour = self.mean[::-1] if self.to_rgb else self.mean
+            colour = self.pad or (self.mean[::-1] if self.to_rgb else self.mean)
             # half up, and within what a pixel can be: a mean in other units is no colour
             padding = np.clip(np.floor(np.array(colour) + 0.5), 0, 255).astype(np.uint8)
             canvas = np.empty((self.height, self.width, 3), dtype=np.uint8)
@@ -375,10 +384,19 @@ class Letterbox:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if self.to_rgb:
             pixels = pixels.flip(0)
-        tensor = torch.zeros(3, self.height, self.width)
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        tensor = self.padding.expand(3, self.height, self.width).clone()
         tensor[:, :height, :width] = (pixels.float() - mean) / std
         return tensor
+
+    @property
+    def padding(self) -> Tensor:
+        """``(3, 1, 1)`` float32: what is padded, normalised, in the model's order of channels."""
+        if self.pad is None:
+            return torch.zeros(3, 1, 1)
+        colour = self.pad[::-1] if self.to_rgb else self.pad
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.mean, self.std))
+        return ((torch.tensor(colour, dtype=torch.float32) - mean) / std)[:, None, None]
 
 
 def clip_boxes(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -394,6 +412,25 @@ def step_name(step: Any) -> str:
     return name.rsplit('.', 1)[-1]
 
 
+def steps_of(model_cfg: Any) -> list[Any] | None:
+    """The steps of a config's pipeline of testing, also within a wrapped data set; None where there are none."""
+    dataset = ((model_cfg or {}).get('test_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    pipeline = dataset.get('pipeline')
+    return None if pipeline is None else list(pipeline)
+
+
+def padding_of(model_cfg: Any) -> tuple[float, ...] | None:
+    """Return the colour that a config's pipeline of testing pads with, BGR; None where its ``Pad`` is not used."""
+    pads = [step for step in steps_of(model_cfg) or () if step_name(step) == 'Pad']
+    if not pads:
+        return None
+    value = pads[-1].get('pad_val', 0)
+    value = value.get('img', 0) if isinstance(value, Mapping) else value
+    return (float(value),) * 3 if isinstance(value, int | float) else tuple(float(part) for part in value)
+
+
 def sizing_of_classifier(model_cfg: Any, height: int, width: int) -> dict[str, Any]:
     """The fields of a :class:`Letterbox` that do what a classifier's pipeline of testing does.
 
@@ -402,8 +439,7 @@ def sizing_of_classifier(model_cfg: Any, height: int, width: int) -> dict[str, A
         height: Of the canvas, pixels; a crop of another size is scaled to it, and the edge with it.
         width: Of the canvas, pixels.
     """
-    loader = (model_cfg or {}).get('test_dataloader') or {}
-    pipeline = (loader.get('dataset') or {}).get('pipeline')
+    pipeline = steps_of(model_cfg)
     steps = {step_name(step): step for step in pipeline or ()}
     crop, edge, plain = steps.get('CenterCrop'), steps.get('ResizeEdge'), steps.get('Resize')
     first, canvas = steps.get('EfficientNetCenterCrop'), max(height, width)

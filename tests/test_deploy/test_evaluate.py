@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from mmengine import load as load_file
 from mmengine.config import Config
 from pycocotools.mask import decode
 
+from mmtrtvit.apis.config import load_config
 from mmtrtvit.apis.model import build_model
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy import load
 from mmtrtvit.deploy.backends import BackendError, TensorSpec, read_card, write_card
-from mmtrtvit.deploy.evaluate import EngineModel, adapt_pipeline
+from mmtrtvit.deploy.evaluate import EngineModel, adapt_pipeline, letterbox_model
 from mmtrtvit.deploy.inference import Detections, Engine, Postprocess
 from mmtrtvit.deploy.preprocess import Letterbox, Placement, step_name
 from mmtrtvit.deploy.tools.deploy import deploy
@@ -180,7 +181,7 @@ def edited(tiny: Tiny, folder: Path, **changes: Any) -> str:
     """A copy of the engine with another card."""
     engine = folder / 'end2end.onnx'
     shutil.copy(tiny.engine, engine)
-    write_card(dataclasses.replace(read_card(tiny.engine), **changes), engine)
+    write_card(replace(read_card(tiny.engine), **changes), engine)
     return str(engine)
 
 
@@ -376,6 +377,24 @@ def test_mask_rcnn_has_the_masks_of_mmdet_on_the_canvas(tmp_path: Path) -> None:
     assert sum(decode(first).any() for first, _ in pairs) > 20, 'masks, and not all of them empty'
     for first, second in pairs:
         assert np.mean(decode(first) != decode(second)) < 2e-3
+
+
+@pytest.mark.parametrize('pad', [None, (10.0, 200.0, 90.0)])
+def test_pytorch_gets_the_canvas_of_the_engine(detector: Tiny, pad: tuple[float, ...] | None) -> None:
+    """Two images of other sizes than the canvas, padded with what the pipeline pads with."""
+    from mmdet.structures import DetDataSample
+
+    model: Any = build_model(load_config(str(detector.config)), 'none')[0]
+    canvas = Letterbox(64, 96, pad=pad)
+    letterbox_model(model, canvas)
+    pictures = [np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed, size in enumerate(
+        [(30, 70, 3), (64, 96, 3)])]  # fmt: skip
+    wanted = [replace(Letterbox.from_model(model, canvas), pad=pad).fill(picture) for picture in pictures]
+    samples = [DetDataSample(metainfo={'img_shape': picture.shape[:2]}) for picture in pictures]
+    inputs = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+    found = model.data_preprocessor({'inputs': inputs, 'data_samples': samples})
+    assert torch.equal(found['inputs'], torch.stack(wanted))
+    assert [sample.img_shape for sample in found['data_samples']] == [(64, 96)] * 2
 
 
 MASK_RCNN = """

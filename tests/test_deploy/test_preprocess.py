@@ -16,9 +16,17 @@ from hypothesis import strategies as st
 from mmengine.structures import PixelData
 
 import mmtrtvit  # noqa: F401
+from mmtrtvit.apis.config import load_config
 from mmtrtvit.deploy.backends import BackendError, EngineCard, TensorSpec
 from mmtrtvit.deploy.graphs.base import Normalize
-from mmtrtvit.deploy.preprocess import ImageError, Letterbox, Placement, read_image, sizing_of_classifier
+from mmtrtvit.deploy.preprocess import (
+    ImageError,
+    Letterbox,
+    Placement,
+    padding_of,
+    read_image,
+    sizing_of_classifier,
+)
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 sizes = st.integers(1, 90)
@@ -207,6 +215,43 @@ def test_the_other_ways_to_crop(h: int, w: int, edge_and_crop: tuple[int, int], 
     found = Letterbox(crop, crop, **sizing_of_classifier(cfg, crop, crop))(noise(h, w))
     assert np.array_equal(found.image, results['img'])
     assert found.placement.ori_shape == (h, w)
+
+
+PADS: list[tuple[Any, tuple[float, ...]]] = [
+    (dict(pad_val=dict(img=(10, 200, 90))), (10.0, 200.0, 90.0)),
+    (dict(pad_val=dict(img=114, seg=255)), (114.0,) * 3),
+    (dict(pad_val=7), (7.0,) * 3),
+    ({}, (0.0,) * 3),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, sizes, canvases, canvases, st.booleans(), st.sampled_from(PADS))
+def test_padding_is_what_mmdets_pad_gives(
+    h: int, w: int, height: int, width: int, to_rgb: bool, pad: tuple[Any, tuple[float, ...]]
+) -> None:
+    """RTMDet's pipeline pads before normalising, with a grey that its data preprocessor then shifts and scales."""
+    from mmdet.datasets.transforms import Pad
+    from mmdet.models.data_preprocessors import DetDataPreprocessor
+
+    pipeline = [dict(type='Resize', scale=(width, height), keep_ratio=True), dict(type='mmdet.Pad', **pad[0])]
+    cfg = dict(test_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=pipeline))))
+    colour = padding_of(cfg)
+    assert colour == pad[1]
+    canvas = Letterbox(height, width, mean=MEAN, std=STD, to_rgb=to_rgb, pad=colour)(noise(h, w))
+    padded = Pad(size=(width, height), **pad[0])({'img': canvas.image})['img']
+    preprocessor = DetDataPreprocessor(mean=MEAN, std=STD, bgr_to_rgb=to_rgb)
+    theirs = preprocessor({'inputs': [torch.from_numpy(padded).permute(2, 0, 1)], 'data_samples': None})['inputs'][0]
+    assert torch.equal(canvas.tensor, theirs)
+    as_bytes = Letterbox(height, width, 'uint8', mean=MEAN, std=STD, to_rgb=to_rgb, pad=colour)(noise(h, w))
+    assert np.array_equal(as_bytes.tensor.numpy(), padded)
+
+
+def test_padding_of_mmdets_configs() -> None:
+    assert padding_of(load_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco')) == (114.0,) * 3
+    assert padding_of(load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco')) is None
+    with pytest.raises(ValueError, match=r'pad=\(1\.0, 2\.0\): three numbers from 0 to 255'):
+        Letterbox(8, 8, pad=(1, 2))
 
 
 def test_a_crop_of_another_size_keeps_the_ratio_of_edge_and_crop() -> None:
