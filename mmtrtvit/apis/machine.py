@@ -26,6 +26,7 @@ PACKAGES = (
     'onnx', 'onnxscript', 'onnxruntime', 'onnxruntime-gpu', 'tensorrt', 'tensorrt-rtx-cu13-bindings', 'opencv-python',
     'opencv-python-headless',
 )  # fmt: skip
+_STAT = Path('/proc/stat')
 _GPU_FACTS = (
     'driver_version',
     'clocks.sm',
@@ -129,11 +130,11 @@ def _smi(device: torch.device) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Activity:
-    """How busy the machine's cores are with others' work; measured between :meth:`begin` and :meth:`others`.
+    """How busy others' work keeps the cores that this process may use, between :meth:`begin` and :meth:`others`.
 
     Attributes:
         wall: Clock at the beginning, s.
-        busy: Time that all cores have worked since the machine started, s.
+        busy: Time that these cores have worked since the machine started, s.
         own: Time that this process and its children have worked, s.
     """
 
@@ -155,13 +156,15 @@ class Activity:
 
 
 def _busy_seconds() -> float:
-    """From /proc/stat: user, nice, system, irq, softirq and steal of all cores; -1 where there is none."""
+    """From /proc/stat: user, nice, system, irq, softirq and steal of the cores this process may use; -1 without it."""
+    mine = {f'cpu{core}' for core in os.sched_getaffinity(0)} if hasattr(os, 'sched_getaffinity') else {'cpu'}
     try:
-        first = Path('/proc/stat').read_text(encoding='ascii').splitlines()[0].split()[1:]
+        lines = [line.split() for line in _STAT.read_text(encoding='ascii').splitlines()]
+        ticks = [[int(value) for value in words[1:9]] for words in lines if words and words[0] in mine]
+        busy = [sum(core) - core[3] - core[4] for core in ticks]  # without idle and iowait
     except (OSError, IndexError):
         return -1.0
-    ticks = [int(value) for value in first[:8]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf('SC_CLK_TCK')  # without idle and iowait
+    return sum(busy) / os.sysconf('SC_CLK_TCK') if busy else -1.0
 
 
 def _own_seconds() -> float:

@@ -58,8 +58,23 @@ class CheckWeightsHook(Hook):
             )))
         )  # fmt: skip
         if not matched or len(matched) < self.at_least * len(wanted):
-            raise UserError(f'{report}. It belongs to another model or config')
+            raise UserError(f'{report}. It belongs to another model or config{_within(self.filename, checkpoint)}')
         print_log(report, logger='current', level=30)
+
+
+def _within(filename: str, checkpoint: dict[str, Any]) -> str:
+    """What to do where the weights lie under another key than mmengine's ``state_dict``."""
+    keys = [key for key, value in checkpoint.items() if isinstance(value, dict) and _are_weights(value)]
+    if 'state_dict' in checkpoint or not keys:
+        return ''
+    return (
+        f'; its weights are under {keys[0]!r}, where OpenMMLab wants state_dict: '
+        f"torch.save({{'state_dict': torch.load({filename!r})[{keys[0]!r}]}}, 'weights.pth')"
+    )
+
+
+def _are_weights(values: dict[Any, Any]) -> bool:
+    return bool(values) and all(isinstance(value, torch.Tensor) for value in values.values())
 
 
 def _counts(name: str) -> bool:

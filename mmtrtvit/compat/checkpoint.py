@@ -94,9 +94,17 @@ def explain(filename: str, error: Exception) -> CheckpointError:
         )
     path = Path(filename).expanduser()
     size = f' ({path.stat().st_size} bytes)' if path.is_file() else ''
+    if path.suffix in ('.onnx', '.engine'):
+        return CheckpointError(
+            f'{filename}{size}: a deployed model, not a checkpoint: tools/test.py and tools/profiler.py take it; '
+            'everything else wants the .pth that it was made from'
+        )
+    reason = f'{type(error).__name__}: {_first_line(error)}'
+    if 'weights_only' in reason or 'Weights only' in reason:  # advice to switch the protection off, which helps nobody
+        reason = 'its pickle cannot be read'
     return CheckpointError(
         f'{filename}{size}: not a checkpoint that PyTorch can read: truncated, damaged or another kind of file '
-        f'[{type(error).__name__}: {_first_line(error)}]. Copy or download it again, or take an earlier checkpoint'
+        f'[{reason}]. Copy or download it again, or take an earlier checkpoint'
     )
 
 

@@ -297,6 +297,11 @@ def test_checkpoints(config: str, tmp_path: Path, fail: Tool) -> None:
     assert fail(test_tool.main, config, 'cut.pth').startswith(
         'cut.pth (4 bytes): not a checkpoint that PyTorch can read'
     )
+    (tmp_path / 'text.pth').write_bytes(b'hello')
+    assert 'weights' not in fail(test_tool.main, config, 'text.pth').split('[')[1], "not PyTorch's advice to unprotect"
+    (tmp_path / 'end2end.onnx').write_bytes(b'hello')
+    message = fail(visualize.main, config, 'end2end.onnx')
+    assert message.startswith('end2end.onnx (5 bytes): a deployed model, not a checkpoint: tools/test.py and')
     torch.save({'state_dict': {}, 'x': Path('p')}, tmp_path / 'evil.pth')
     assert 'refused, its pickle asks for pathlib.PosixPath' in fail(test_tool.main, config, 'evil.pth')
     assert fail(train_api.main, config, '--resume', 'nowhere.pth').startswith('checkpoint not found: nowhere.pth; ')

@@ -31,6 +31,17 @@ def test_arrays_instead_of_tensors_are_refused() -> None:
         check({name: value.numpy() for name, value in state.items()})
 
 
+def test_weights_under_another_key_are_found() -> None:
+    weights = nn.Linear(2, 3).state_dict()
+    runner: Any = SimpleNamespace(model=nn.Linear(2, 3))
+    hook = CheckWeightsHook('w.pth', 0.5)
+    with pytest.raises(
+        UserError, match=r"under 'model', where OpenMMLab wants state_dict: .*load\('w\.pth'\)\['model'\]"
+    ):
+        hook.after_load_checkpoint(runner, {'model': weights, 'epoch': 3, 'optimizer': {'state': {}}})
+    hook.after_load_checkpoint(runner, {'state_dict': weights, 'ema': weights})
+
+
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(UserError, match=r'other shape: 0\.weight \(4, 2\) for \(3, 2\)'):
         check({'0.weight': torch.zeros(4, 2)})

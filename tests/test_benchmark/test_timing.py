@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmtrtvit.apis import machine
 from mmtrtvit.apis.machine import Activity, clocks, cores, hardware, versions
 from mmtrtvit.benchmark.timing import Measured, Sample, interleave, stopwatch
 
@@ -135,6 +136,20 @@ def test_others_work_is_noticed() -> None:
     assert busy * wall >= 0.3 - 0.05  # the kernel counts in hundredths
     assert busy * wall <= cores() * wall - 0.2 + 0.1
     assert Activity(watch.wall, -1.0, 0.0).others() is None
+
+
+@pytest.mark.parametrize(('mine', 'seconds'), [({0}, 10.0), ({1}, 40.0), ({0, 1}, 50.0), ({10}, 0.0), ({7}, None)])
+def test_only_cores_that_are_ours_count(
+    mine: set[int], seconds: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under taskset, what others do on the cores left to them disturbs no measurement."""
+    ticks = os.sysconf('SC_CLK_TCK')
+    rows = {'cpu': 90, 'cpu0': 10, 'cpu1': 40, 'cpu10': 0}
+    lines = [f'{name} {busy * ticks} 0 0 7777 88 0 0 0 5 0' for name, busy in rows.items()]
+    (tmp_path / 'stat').write_text('\n'.join([*lines, 'intr 1 2 3', '']))
+    monkeypatch.setattr(machine, '_STAT', tmp_path / 'stat')
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: mine, raising=False)
+    assert Activity.begin().busy == (-1.0 if seconds is None else seconds)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -102,7 +102,12 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         (['--device', 'cuda:99'], 'cuda'),
         (['--model', 'nowhere.onnx'], 'engine not found: nowhere.onnx'),
         (['damaged'], 'no.png: damaged'),
-        (['tensorrt'], 'is for tensorrt, .* was built for onnxruntime'),
+        (
+            ['tensorrt'],
+            r'onnx is a graph, which ONNX Runtime runs, and .* is for tensorrt: profile end2end\.engine, or',
+        ),
+        (['--cfg-options', 'onnx_confg.height=64'], 'a deploy config has no onnx_confg; did you mean onnx_config'),
+        (['--cfg-options', 'backend_config.type=pytorch'], 'is for pytorch'),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -63,12 +63,10 @@ def deploy(argv: Sequence[str]) -> Deployment:
         from mmtrtvit.deploy.config import in_config_words, load_deploy_config
     except ImportError as error:
         raise UserError(f"{error}: pip install 'mmtrtvit[deploy]'") from error
-    options = args.cfg_options or {}
-    check_sections(options)
+    for_deploy, for_model = split_options(args.cfg_options)
     check_device_name(args.device)
-    ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
-    deploy_cfg = load_deploy_config(args.deploy_cfg, ours)
-    model_cfg = load_config(args.config, {key: value for key, value in options.items() if key not in ours})
+    deploy_cfg = load_deploy_config(args.deploy_cfg, for_deploy)
+    model_cfg = load_config(args.config, for_model)
     if args.show and deploy_cfg.part != 'end2end':
         raise UserError(
             f'--show: codebase_config.part={deploy_cfg.part!r} gives feature maps, of which no picture is made'
@@ -114,17 +112,21 @@ def _log(level: str) -> None:
         logger.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False))
 
 
-def check_sections(options: dict[str, Any]) -> None:
-    """Refuse an option whose section is a misspelt one of the deploy config: the model config would swallow it.
+def split_options(options: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``--cfg-options`` of the deploy config and of the model config.
 
     Raises:
-        UserError: Names the option and the section that is near.
+        UserError: A section is a misspelt one of the deploy config, which the model config would swallow; names the
+            option and the section that is near.
     """
+    options = options or {}
+    ours = {key: value for key, value in options.items() if key.split('.')[0] in _DEPLOY_SECTIONS}
     for key in options:
         section = key.split('.')[0]
         hint = '' if section in _DEPLOY_SECTIONS else near(section, _DEPLOY_SECTIONS, 0.8)
         if hint:
             raise UserError(f'--cfg-options {key}: a deploy config has no {section}{hint}')
+    return ours, {key: value for key, value in options.items() if key not in ours}
 
 
 def check_device_name(name: str) -> None:

@@ -17,6 +17,7 @@ from mmtrtvit.apis.errors import UserError, run_tool
 from mmtrtvit.deploy.config import DeployConfig, load_deploy_config
 from mmtrtvit.deploy.inference import Engine, load
 from mmtrtvit.deploy.profiler import Profile, find_images, profile
+from mmtrtvit.deploy.tools.deploy import split_options
 from mmtrtvit.fileio import atomic_write_json
 
 LAYERS = 15
@@ -44,8 +45,9 @@ def run(argv: Sequence[str]) -> Profile:
     args = parse_args(argv)
     if args.threads is not None and args.threads < 1:
         raise UserError(f'--threads {args.threads}: at least 1 is needed')
-    deploy_cfg = load_deploy_config(args.deploy_cfg)
-    model_cfg = load_config(args.config, args.cfg_options)
+    for_deploy, for_model = split_options(args.cfg_options)
+    deploy_cfg = load_deploy_config(args.deploy_cfg, for_deploy)
+    model_cfg = load_config(args.config, for_model)
     images = find_images(args.image_dir)
     console = Console(highlight=False)
     threads = args.threads or deploy_cfg.load.threads
@@ -83,6 +85,11 @@ def check_fit(engine: Engine, deploy_cfg: DeployConfig, model_cfg: Config) -> li
         UserError: The engine is of another backend or canvas than the deploy config says.
     """
     card, box = engine.card, engine.letterbox
+    if deploy_cfg.backend != card.backend == 'onnxruntime':
+        raise UserError(
+            f'{engine.path} is a graph, which ONNX Runtime runs, and {deploy_cfg.name} is for {deploy_cfg.backend}: '
+            'profile end2end.engine, or give a deploy config for onnxruntime of the same size'
+        )
     if deploy_cfg.backend != card.backend:
         raise UserError(
             f'{deploy_cfg.name} is for {deploy_cfg.backend}, {engine.path} was built for {card.backend}: give the '
