@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine import registry as root
@@ -30,10 +31,26 @@ _TAKEN_OUT = {
     'default_hooks': {'priority'}, 'custom_hooks': {'priority'},
 }  # fmt: skip
 _DATALOADER = {'num_batch_per_epoch', 'disable_subprocess_warning'}
+#: Settings of OpenMMLab before mmengine (and of other frameworks), by their first words -> what they are called now.
+_FORMER = {
+    'batch_size': 'train_dataloader.batch_size', 'checkpoint_config': 'default_hooks.checkpoint',
+    'data.samples_per_gpu': 'train_dataloader.batch_size', 'data.workers_per_gpu': 'train_dataloader.num_workers',
+    'data': 'train_dataloader, val_dataloader, test_dataloader', 'dist_params': 'env_cfg.dist_cfg',
+    'epochs': 'train_cfg.max_epochs', 'evaluation': 'val_evaluator and train_cfg.val_interval',
+    'fp16': 'optim_wrapper.type=AmpOptimWrapper, which --amp does', 'log_config': 'default_hooks.logger',
+    'lr': 'optim_wrapper.optimizer.lr', 'lr_config': 'param_scheduler', 'max_epochs': 'train_cfg.max_epochs',
+    'optimizer': 'optim_wrapper.optimizer', 'optimizer_config': 'optim_wrapper.clip_grad',
+    'resume_from': 'load_from and resume, which --resume PATH does', 'runner': 'train_cfg',
+    'seed': 'randomness.seed', 'total_epochs': 'train_cfg.max_epochs',
+    'weight_decay': 'optim_wrapper.optimizer.weight_decay',
+}  # fmt: skip
 
 
 def check_options(cfg: Config, options: dict[str, Any], name: str) -> None:
     """Refuse options whose key is neither in the config nor an argument of what it is given to.
+
+    Variables of the file whose value was copied into other places when it was parsed are refused too: a change of
+    theirs would be read by nobody. Other top-level keys may be what a user's own hook reads.
 
     Args:
         cfg: The config as the file gives it, before the options are merged.
@@ -43,6 +60,8 @@ def check_options(cfg: Config, options: dict[str, Any], name: str) -> None:
     Raises:
         UserError: An unknown key; names it, where it is, and the nearest known ones.
     """
+    for option in options:
+        _check_top(cfg, option, name)
     merged = cfg.copy()
     merged.merge_from_dict(options)
     for option in options:
@@ -62,13 +81,56 @@ def check_options(cfg: Config, options: dict[str, Any], name: str) -> None:
                 before = None
 
 
+def _check_top(cfg: Config, option: str, name: str) -> None:
+    """Refuse a former name, and a variable that was copied to where it is needed."""
+    key = option.partition('.')[0]
+    if key in _parameters(Runner)[0] | _TOP_LEVEL:
+        return
+    places = list(_places(dict(cfg.items()), _bare(cfg[key]), key)) if key in cfg else []
+    now = next((new for former, new in _FORMER.items() if f'{option}.'.startswith(f'{former}.')), '')
+    if now and not places:
+        raise UserError(f'--cfg-options {option}: nothing reads {key} in {name}: it is {now}')
+    if places:
+        more = f' and {len(places) - 2} more' if len(places) > 2 else ''
+        raise UserError(
+            f'--cfg-options {option}: {key} is a variable of {name}, whose value was copied when the file was read: '
+            f'set {" and ".join(places[:2])}{more}'
+        )
+
+
+def _places(owner: Any, value: Any, variable: str, path: str = '') -> Iterator[str]:
+    """Where in a config a variable's value occurs again: under its own name, or, of a container, anywhere."""
+    entries = owner.items() if isinstance(owner, Mapping) else enumerate(owner)
+    for key, found in entries:
+        where = f'{path}.{key}' if path else str(key)
+        if where == variable:
+            continue
+        if _was_copied(value, _bare(found), key == variable):
+            yield where
+        elif isinstance(found, (Mapping, list, tuple)):
+            yield from _places(found, value, variable, where)
+
+
+def _bare(value: Any) -> Any:
+    """A value without mmengine's own keys, which it drops or adds where it copies one."""
+    if isinstance(value, Mapping):
+        return {key: _bare(part) for key, part in value.items() if key not in ('_scope_', '_delete_')}
+    return [_bare(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _was_copied(value: Any, found: Any, same_name: bool) -> bool:
+    if isinstance(value, Mapping) and value:
+        return isinstance(found, Mapping) and all(found.get(key) == part for key, part in value.items())
+    return bool(found == value) and (same_name or (isinstance(value, list) and bool(value)))
+
+
 def _check_new(owner: Any, key: str, path: list[str], name: str, scope: str) -> None:
     """Refuse ``key``, new in ``owner`` at ``path``, unless something reads it."""
     known, closed = _readers(owner, path, scope)
     if key in known:
         return
     others = (known | set(owner)) - {key}
-    hint = near(key, others, cutoff=0.6 if closed else 0.8)
+    hint = near(key, others, cutoff=0.6 if closed else 0.72)
     if closed or hint:
         where = '.'.join(path) or 'the top level'
         of = f" (type='{owner['type']}')" if path and 'type' in owner else ''

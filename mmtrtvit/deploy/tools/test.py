@@ -75,7 +75,8 @@ def letterbox_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     from mmtrtvit.deploy.evaluate import letterbox_model, use_letterbox
     from mmtrtvit.deploy.preprocess import Letterbox, padding_of
 
-    canvas = Letterbox(*args.letterbox, pad=padding_of(cfg))  # before the steps that size images are replaced
+    height, width = args.letterbox
+    canvas = Letterbox(height, width, pad=padding_of(cfg))  # before the steps that size images are replaced
     runner = checkpoints.checkpoint_runner(cfg, args, lambda config: use_letterbox(config, *args.letterbox))
     letterbox_model(runner.model, canvas)
     return runner
