@@ -124,11 +124,19 @@ def check_has_model(cfg: Config) -> None:
     """Refuse a part that others inherit, a deploy config and whatever else has no model.
 
     Raises:
-        UserError: There is no ``model``; names the file.
+        UserError: There is no ``model``, or one that lacks what its testing needs; names the file.
     """
     if not isinstance(cfg.get('model'), dict):
         name = cfg.filename or 'the config'
         raise UserError(f'{name} has no model: it is no model config, or a part that others inherit')
+    test_cfg = cfg.model.get('test_cfg')
+    if isinstance(test_cfg, dict) and test_cfg.get('mode') == 'slide':
+        missing = [key for key in ('crop_size', 'stride') if not test_cfg.get(key)]
+        if missing:  # mmseg finds out in the first evaluation, which may be hours away
+            raise UserError(
+                f"{cfg.filename or 'the config'}: model.test_cfg.mode='slide' needs {' and '.join(missing)} as well, "
+                'such as crop_size=(512, 512), stride=(341, 341)'
+            )
 
 
 def check_has_loop(cfg: Config, split: str) -> None:

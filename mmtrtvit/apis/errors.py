@@ -26,7 +26,26 @@ _NO_GPU = ('No CUDA GPUs are available', 'Found no NVIDIA driver', 'not compiled
 _TOO_BIG = 'make the images smaller or set test_dataloader.batch_size lower'
 _TOO_BIG_TO_TRAIN = 'set train_dataloader.batch_size lower, make the images smaller, or try --amp'
 
-
+#: What PyTorch, numpy and OpenMMLab say of parts that do not fit -> what to look at.
+_MISFITS = (
+    (
+        r'Target -?\d+ is out of bounds',
+        'the data has a label that the model has no class for: look at num_classes of the heads, ignore_index and '
+        'reduce_zero_label, and whether the masks are of this data set',
+    ),
+    (
+        r'expected input\[.*\] to have \d+ channels, but got|mat1 and mat2 shapes cannot be multiplied',
+        'it gets other channels than it was made for: set its in_channels to what the part before it gives',
+    ),
+    (
+        r"Kernel size can't be greater than actual input size|Expected more than 1 spatial element|"
+        r'Expected more than 1 value per channel|Output size is too small',
+        'the image is too small for the model: make it larger',
+    ),
+    (r'Seed must be between 0 and', 'randomness.seed must be from 0 to 4294967295'),
+    (r'Top-\d+ accuracy is unavailable|selected index k out of range', 'topk asks for more classes than there are'),
+    (r"'ConfigDict' object has no attribute", 'a setting that it needs is not in its config'),
+)
 _WITHOUT_DOWNLOAD = (
     'For what a backbone begins with: --cfg-options model.backbone.init_cfg.checkpoint=PATH, '
     'or for random weights model.backbone.init_cfg=None'
@@ -80,11 +99,14 @@ def explain(error: Exception, going_on: str = '') -> str | None:
         going_on: As for :func:`run_tool`.
     """
     from mmtrtvit.compat.checkpoint import CheckpointError
+    from mmtrtvit.compat.mmcv_ext.missing import MissingOpError
     from mmtrtvit.models.warm_start import WarmStartError
 
     text = _own_words(error)
     if isinstance(error, CheckpointError):
         return f'{text}. {_WITHOUT_DOWNLOAD}' if 'cannot be downloaded' in text else text
+    if isinstance(error, MissingOpError):
+        return text
     if isinstance(error, WarmStartError):
         return f'{text}. {_WITHOUT_DOWNLOAD}'
     if any(words in text for words in _NO_GPU):
@@ -104,7 +126,26 @@ def explain(error: Exception, going_on: str = '') -> str | None:
     if isinstance(error, OSError):
         hint = way_out(error.errno)
         return f'{_line(text)}; {hint}' if hint and hint not in text else _line(text)
-    return _while_building(error, text)
+    return _misfit(error, text) or _while_building(error, text)
+
+
+def _misfit(error: Exception, text: str) -> str | None:
+    """The message of an error within a model whose parts, or whose data, do not fit each other."""
+    for words, meaning in _MISFITS:
+        if re.search(words, text):
+            return f'{_part(error)}{meaning} [{_line(text)}] (--debug for more)'
+    return None
+
+
+def _part(error: Exception) -> str:
+    """``'FPN: '``: the innermost part of an OpenMMLab model that was at work."""
+    name, trace = '', error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get('self')
+        if type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models', 'mmtrtvit.models')):
+            name = f'{type(owner).__name__}: '
+        trace = trace.tb_next
+    return name
 
 
 def _own_words(error: Exception) -> str:

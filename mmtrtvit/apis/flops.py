@@ -80,8 +80,12 @@ def _samples(scope: str, height: int, width: int) -> list[Any] | None:
     }  # fmt: skip
     if scope == 'mmdet':
         from mmdet.structures import DetDataSample
+        from mmengine.structures import InstanceData
 
-        return [DetDataSample(metainfo=meta)]
+        sample = DetDataSample(metainfo=meta)
+        # Sparse R-CNN's head takes the ground truth apart also where it is not used
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        return [sample]
     if scope == 'mmseg':
         from mmseg.structures import SegDataSample
 
@@ -103,6 +107,9 @@ def _fix_proposals(model: nn.Module, also: list[Any], height: int, width: int) -
     half = 2 ** (3 + 6 * torch.rand(PROPOSALS, 1, generator=generator))
     boxes = torch.cat([centre - half, centre + half], dim=1)
     head: Any = model.rpn_head
+    if type(head).forward is nn.Module.forward:  # Sparse R-CNN's proposals are parameters, always as many
+        head.init_weights()  # boxes of the whole image; as they are built they may be of negative size
+        return
 
     def predict(features: Any, samples: Any, rescale: bool = False) -> list[Any]:
         also.append(head(features))

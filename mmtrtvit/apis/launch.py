@@ -14,8 +14,10 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmtrtvit.apis.classes import CheckClassesHook
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.weights import CheckWeightsHook
+from mmtrtvit.compat.mask_pasting import paste_inside
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # what each launcher tells the processes it starts
@@ -150,6 +152,8 @@ def build_runner(cfg: Config, weights: tuple[str, float] | None = None) -> Runne
     """
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.build_dataloader = _checked(runner.build_dataloader)
+    paste_inside(runner.model)
+    runner.register_hook(CheckClassesHook())
     if weights is not None:
         runner.register_hook(CheckWeightsHook(*weights))
     return runner

@@ -30,6 +30,20 @@ _LAYOUTS = {
 }
 
 
+#: The lists of a COCO file and what each of their entries must have.
+_COCO = {
+    'images': ('id', 'file_name', 'height', 'width'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'),
+    'categories': ('id', 'name'),
+}
+#: What each of them is, and so what to write.
+_GIVES = {
+    'id': 'a number of its own', 'file_name': 'the file below data_prefix.img', 'height': 'of the image, pixels',
+    'width': 'of the image, pixels', 'image_id': 'the id of its image', 'category_id': 'the id of its category',
+    'bbox': '[x, y, width, height] in pixels', 'area': 'of the object in pixels, or width x height of its bbox',
+    'iscrowd': '1 for a region of many objects, else 0', 'name': 'the class',
+    'segmentation': 'polygons or RLE, which this config reads; without them take a config without masks',
+}  # fmt: skip
 #: Data sets of mmpretrain that fetch themselves what is missing, unless told not to.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
@@ -66,7 +80,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _datasets(loader.get('dataset') if isinstance(loader, dict) else None):
             if _is_coco(dataset):
-                _check_coco(dataset, f'{split}_dataloader')
+                _check_coco(dataset, f'{split}_dataloader', masks=_wants_masks(dataset, cfg.get(f'{split}_evaluator')))
 
 
 def _datasets(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -130,7 +144,16 @@ def _is_coco(dataset: dict[str, Any]) -> bool:
     return _kind(dataset) == 'CocoDataset' and bool(dataset.get('ann_file'))
 
 
-def _check_coco(dataset: dict[str, Any], where: str) -> None:
+def _wants_masks(dataset: dict[str, Any], evaluator: Any) -> bool:
+    """Whether the masks of annotations are read, by the pipeline or by the evaluation."""
+    steps = [step for step in dataset.get('pipeline') or () if isinstance(step, dict)]
+    asked = [metric.get('metric') or () for metric in _metrics(evaluator)]
+    return any(step.get('with_mask') for step in steps) or any(
+        'segm' in ([metric] if isinstance(metric, str) else metric) for metric in asked
+    )
+
+
+def _check_coco(dataset: dict[str, Any], where: str, masks: bool) -> None:
     """An annotation file of COCO's form: JSON, its three lists, at least one image and one category asked for."""
     path = Path(dataset.get('data_root') or '') / dataset['ann_file']
     if path.is_dir():
@@ -138,14 +161,24 @@ def _check_coco(dataset: dict[str, Any], where: str) -> None:
     document = _read_json(path, where)
     if document is None:
         return
-    absent = [key for key in ('images', 'annotations', 'categories') if key not in document]
+    absent = [key for key in _COCO if key not in document]
     if absent:
         raise UserError(
             f'{path} ({where}) has no {", ".join(absent)}: a detection data set of COCO is '
             '{"images": [...], "annotations": [...], "categories": [...]}'
         )
+    wrong = [key for key in _COCO if not isinstance(document[key], list)]
+    if wrong:
+        raise UserError(
+            f'{path} ({where}): {wrong[0]} is a {type(document[wrong[0]]).__name__}; COCO has a list of objects there, '
+            f'each with {", ".join(_COCO[wrong[0]])}'
+        )
     if not document['images']:
         raise UserError(f'{path} ({where}) lists no images: there is nothing to read')
+    for key, needed in _COCO.items():
+        _check_entries(document[key], key, needed, f'{path} ({where})')
+    if masks:
+        _check_entries(document['annotations'], 'annotations', ('segmentation',), f'{path} ({where})')
     names = [str(category.get('name')) for category in document['categories']]
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes and not isinstance(classes, str) and not set(classes) & set(names):
@@ -158,6 +191,19 @@ def _check_coco(dataset: dict[str, Any], where: str) -> None:
         raise UserError(
             f'{image} ({where}): the first image of {path} is not there: set data_prefix.img to their folder'
         )
+
+
+def _check_entries(entries: list[Any], kind: str, needed: tuple[str, ...], file: str) -> None:
+    """Each entry is an object with what mmdet and pycocotools read without looking whether it is there."""
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f'{file}: {kind}[{place}] is a {type(entry).__name__}, not an object')
+    for key in needed:
+        without = [place for place, entry in enumerate(entries) if key not in entry]
+        if without:
+            raise UserError(
+                f'{file}: {kind}[{without[0]}] has no {key}, {len(without)} of {len(entries)} have none: {_GIVES[key]}'
+            )
 
 
 def _folder(dataset: dict[str, Any]) -> Path:

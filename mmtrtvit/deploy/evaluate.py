@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -263,28 +262,6 @@ def letterbox_model(model: Any, letterbox: Letterbox) -> None:
 
     inner.data_preprocessor.register_forward_hook(pad)
     inner.register_forward_hook(clip)
-    for module in inner.modules():
-        if any(kind.__name__ == 'FCNMaskHead' for kind in type(module).__mro__):
-            _paste_inside(module)
-
-
-def _paste_inside(head: Any) -> None:
-    """Let a mask head paste only what is on the image: on the CPU mmdet fails on a box wholly in the padding."""
-    paste = head._predict_by_feat_single
-
-    def safe(mask_preds: Tensor, bboxes: Tensor, labels: Tensor, img_meta: dict[str, Any], **options: Any) -> Tensor:
-        if not options.get('rescale'):
-            masks: Tensor = paste(mask_preds, bboxes, labels, img_meta, **options)
-            return masks
-        scale, (height, width) = bboxes.new_tensor(img_meta['scale_factor']), img_meta['ori_shape'][:2]
-        inside = (bboxes[:, :2] / scale < bboxes.new_tensor([width, height])).all(1)
-        masks = torch.zeros(len(bboxes), height, width, dtype=torch.bool, device=bboxes.device)
-        if inside.any():
-            masks[inside] = paste(mask_preds[inside], bboxes[inside], labels[inside], img_meta, **options).bool()
-        bboxes /= scale.repeat(2)  # in place, as the head does
-        return masks
-
-    head._predict_by_feat_single = safe
 
 
 def adapt_pipeline(cfg: Config, letterbox: Letterbox) -> None:
@@ -302,6 +279,11 @@ def adapt_pipeline(cfg: Config, letterbox: Letterbox) -> None:
     names = [step_name(step) for step in steps]
     if letterbox.mode != 'letterbox' and _gives(steps, letterbox):
         return
+    if 'TestTimeAug' in names:
+        raise UserError(
+            f'{cfg.filename}: test_dataloader.dataset.pipeline augments at test time, for which an engine has no '
+            'place: set the plain test_pipeline'
+        )
     sizing = [number for number, name in enumerate(names) if name in _SIZING]
     loading = [number for number, name in enumerate(names) if name.startswith('Load') and 'Image' in name]
     if not sizing and not loading:

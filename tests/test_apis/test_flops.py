@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmtrtvit.apis import flops
+from mmtrtvit.apis.config import load_config
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.flops import complexity, get_flops
 
@@ -70,3 +71,12 @@ def test_shape(numbers: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_part_has_no_model() -> None:
     with pytest.raises(UserError, match='has no model'):
         complexity(Config({'default_scope': 'mmdet'}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco', 'queryinst/queryinst_r50_fpn_1x_coco'])
+def test_proposals_that_are_parameters(name: str) -> None:
+    """Sparse R-CNN's region proposal network has no forward; mmdet's own script counts it from ground truth."""
+    found = complexity(load_config(f'mmdet::{name}'), (128, 160))
+    assert found.backbone is not None
+    assert found.model.flops > 2 * found.backbone.flops

@@ -30,6 +30,7 @@ from mmtrtvit.deploy.preprocess import Letterbox, Placement, step_name
 from mmtrtvit.deploy.tools.deploy import deploy
 from mmtrtvit.deploy.tools.test import evaluate
 from mmtrtvit.deploy.tools.test import main as run_main
+from mmtrtvit.errors import UserError
 from tests.test_deploy import engines
 from tests.test_deploy.engines import LOW_SCORES, Tiny
 from tests.tiny import make_coco
@@ -436,6 +437,13 @@ def test_pipelines_are_sized_by_the_canvas_alone(library: str, name: str, expect
     mode = {'mode': 'crop', 'short_edge': 128} if 'imagenet' in name else {}
     adapt_pipeline(cfg, Letterbox(96, 128, **mode))
     assert [step_name(step) for step in cfg.test_dataloader.dataset.pipeline] == expected
+
+
+def test_augmentation_at_test_time_has_no_place() -> None:
+    cfg = load_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    with pytest.raises(UserError, match='pipeline augments at test time, for which an engine has no place'):
+        adapt_pipeline(cfg, Letterbox(96, 128))
 
 
 def test_a_classifier_keeps_the_steps_that_give_the_canvas() -> None:
