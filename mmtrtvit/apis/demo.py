@@ -31,7 +31,7 @@ Result = TypeVar('Result')
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The demo's few options; without any it is what ``make demo`` runs."""
-    parser = argparse.ArgumentParser(prog='demo.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='demo.py', allow_abbrev=False, description=__doc__)
     parser.add_argument('--config', default=CONFIG, help='config to train (%(default)s)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='logs, checkpoint and picture (%(default)s)')
     parser.add_argument('--train-images', type=int, default=600, help='images to generate (%(default)s)')

@@ -158,7 +158,7 @@ def _parameters(module: nn.Module) -> int:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/get_flops.py``."""
-    parser = argparse.ArgumentParser(prog='get_flops.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='get_flops.py', allow_abbrev=False, description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar=('H', 'W'), help='input size; one number for a square; default '

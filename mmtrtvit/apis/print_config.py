@@ -11,7 +11,7 @@ from mmtrtvit.apis.errors import run_tool
 
 def print_config(argv: Sequence[str]) -> None:
     """Print as the command line says; the output is a config file itself."""
-    parser = argparse.ArgumentParser(prog='print_config.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='print_config.py', allow_abbrev=False, description=__doc__)
     add_config_arguments(parser)
     args = parser.parse_args(argv)
     print(load_config(args.config, args.cfg_options).pretty_text)

@@ -20,7 +20,9 @@ from mmtrtvit.apis.preflight import check_data
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/test.py``."""
-    parser = argparse.ArgumentParser(prog='test.py', description='Evaluate a checkpoint, an ONNX file or an engine.')
+    parser = argparse.ArgumentParser(
+        prog='test.py', allow_abbrev=False, description='Evaluate a checkpoint, an ONNX file or an engine.'
+    )
     add_config_arguments(parser)
     parser.add_argument(
         'checkpoint', metavar='model', help='checkpoint (.pth), or what tools/deploy.py made (.onnx, .engine)'

@@ -24,7 +24,7 @@ from mmtrtvit.apis.preflight import check_data
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/train.py``, the one every OpenMMLab user knows."""
-    parser = argparse.ArgumentParser(prog='train.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='train.py', allow_abbrev=False, description=__doc__)
     add_config_arguments(parser)
     add_launch_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')

@@ -175,7 +175,7 @@ def draw_results(runner: Runner, path: str | os.PathLike[str], **options: Any) -
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/visualize.py``."""
-    parser = argparse.ArgumentParser(prog='visualize.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='visualize.py', allow_abbrev=False, description=__doc__)
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one, the ground truth alone is drawn')
     parser.add_argument('--work-dir', help='folder of the log; default work_dirs/<config name>')

@@ -32,7 +32,7 @@ LISTED = 10
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/deploy.py``, in the order that MMDeploy's users type."""
-    parser = argparse.ArgumentParser(prog='deploy.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='deploy.py', allow_abbrev=False, description=__doc__)
     parser.add_argument('deploy_cfg', help='deploy config: a path, or a name below configs/deploy')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help="checkpoint file or URL; 'none' for random weights")

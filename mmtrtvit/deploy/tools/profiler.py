@@ -26,7 +26,7 @@ LAYERS = 15
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of ``tools/profiler.py``, in the order that MMDeploy's users type."""
-    parser = argparse.ArgumentParser(prog='profiler.py', description=__doc__)
+    parser = argparse.ArgumentParser(prog='profiler.py', allow_abbrev=False, description=__doc__)
     parser.add_argument('deploy_cfg', help='deploy config: a path, or a name below configs/deploy')
     add_config_arguments(parser)
     parser.add_argument('image_dir', help='folder of images, taken in turn')
