@@ -1,11 +1,14 @@
-"""The documents: what they link to exists."""
+"""The documents: what they link to exists, and every option is in them."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from mmtrtvit.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
@@ -23,3 +26,19 @@ def test_configs_and_tools_that_are_named_exist(document: Path) -> None:
     text = document.read_text(encoding='utf-8')
     named = set(re.findall(r'\b((?:configs|tools|tests|docs)/[\w/.-]+\.(?:py|md|png))', text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize('tool', [
+    'train', 'test', 'deploy', 'profiler', 'visualize', 'get_flops', 'print_config', 'demo',
+])  # fmt: skip
+def test_every_option_is_in_the_documents(
+    tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['mmtrtvit', tool, '--help'])
+    with pytest.raises(SystemExit):
+        main()
+    known = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', capsys.readouterr().out)) - {'--help'}
+    assert '--cfg-options' in known
+    text = '\n'.join(path.read_text(encoding='utf-8') for path in (ROOT / 'docs').glob('*.md'))
+    missing = [option for option in sorted(known) if not re.search(rf'{option}(?![\w-])', text)]
+    assert missing == []
