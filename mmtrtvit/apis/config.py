@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import traceback
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.config.config import ConfigParsingError
 from mmengine.utils import get_installed_path
 
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.options import check_options
 from mmtrtvit.compat import config_path
+from mmtrtvit.compat.config_scope import find_config
 
 #: Packages whose configs can be named ``PACKAGE::NAME``.
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -77,23 +78,13 @@ def resolve_config(name: str) -> Path:
     if path.is_dir():
         raise UserError(f'{name} is a folder, not a config file')
     library, colons, relative = name.partition('::')
-    if colons and library in LIBRARIES:
-        return _library_config(library, relative)
     try:
+        if colons and library in LIBRARIES:
+            return find_config(library, Path(get_installed_path(library)) / '.mim' / 'configs', relative)
         return config_path(name.removeprefix('configs/'))
-    except Exception as error:
-        raise UserError(f'config not found: no file {path.absolute()}; {error}') from error
-
-
-def _library_config(library: str, relative: str) -> Path:
-    root = Path(get_installed_path(library)) / '.mim' / 'configs'
-    path = root / (relative if relative.endswith('.py') else f'{relative}.py')
-    if path.is_file():
-        return path
-    known = {found.stem: found.relative_to(root).as_posix() for found in root.rglob('*.py')}
-    near = [known[stem] for stem in difflib.get_close_matches(path.stem, known, n=3, cutoff=0.3)]
-    hint = f'. Near it: {", ".join(near)}' if near else ''
-    raise UserError(f'config not found: {library}::{relative}: {library} has no such config below {root}{hint}')
+    except ConfigParsingError as error:
+        looked = '' if colons else f'no file {path.absolute()}; '
+        raise UserError(f'config not found: {looked}{error}') from error
 
 
 def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:

@@ -38,12 +38,28 @@ def config_path(name: str) -> Path:
     Raises:
         ConfigParsingError: No such config; the message lists the nearest names.
     """
-    relative = name.removeprefix(_PREFIX)
-    path = CONFIG_ROOT / (relative if relative.endswith('.py') else f'{relative}.py')
-    if not path.is_file() or not path.resolve().is_relative_to(CONFIG_ROOT.resolve()):
-        known = sorted(str(found.relative_to(CONFIG_ROOT)) for found in CONFIG_ROOT.rglob('*.py'))
-        near = difflib.get_close_matches(relative, known, n=3, cutoff=0.3) or known[:3]
-        raise ConfigParsingError(f'{name}: mmtrtvit has no such config below {CONFIG_ROOT}. Near it: {", ".join(near)}')
+    return find_config('mmtrtvit', CONFIG_ROOT, name.removeprefix(_PREFIX))
+
+
+def find_config(package: str, root: Path, name: str) -> Path:
+    """Absolute path of a package's config.
+
+    Args:
+        package: Name of the package, for the message.
+        root: The folder of its configs.
+        name: Path below ``root``, with or without ``.py``.
+
+    Raises:
+        ConfigParsingError: No such config; the message lists those of the nearest names.
+    """
+    path = root / (name if name.endswith('.py') else f'{name}.py')
+    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        paths = [found.relative_to(root) for found in sorted(root.rglob('*.py'))]
+        # parts are named only to who looks for one
+        known = {found.stem: found.as_posix() for found in paths if '_base_' in name or '_base_' not in found.parts}
+        near = [known[stem] for stem in difflib.get_close_matches(path.stem, known, n=3, cutoff=0.3)]
+        hint = f'. Near it: {", ".join(near)}' if near else ''
+        raise ConfigParsingError(f'{package}::{name}: {package} has no such config below {root}{hint}')
     return path
 
 
