@@ -35,15 +35,21 @@ _MISFITS = (
     ),
     (
         r'expected input\[.*\] to have \d+ channels, but got|mat1 and mat2 shapes cannot be multiplied',
-        'it gets other channels than it was made for: set its in_channels to what the part before it gives',
+        'it gets another number of channels than it was made for: set its in_channels to what the part before it '
+        'gives, or the image to the size it was made for',
     ),
     (
         r"Kernel size can't be greater than actual input size|Expected more than 1 spatial element|"
-        r'Expected more than 1 value per channel|Output size is too small',
+        r'Output size is too small',
         'the image is too small for the model: make it larger',
     ),
+    (
+        r'Expected more than 1 value per channel when training',
+        'BatchNorm cannot learn from one value: set train_dataloader.batch_size to 2 or more, and its drop_last=True '
+        'if the last batch is of one image, or make the images larger',
+    ),
     (r'Seed must be between 0 and', 'randomness.seed must be from 0 to 4294967295'),
-    (r'Top-\d+ accuracy is unavailable|selected index k out of range', 'topk asks for more classes than there are'),
+    (r'Top-\d+ accuracy is unavailable', 'topk asks for more classes than there are'),
     (r"'ConfigDict' object has no attribute", 'a setting that it needs is not in its config'),
 )
 _WITHOUT_DOWNLOAD = (
@@ -131,9 +137,10 @@ def explain(error: Exception, going_on: str = '') -> str | None:
 
 def _misfit(error: Exception, text: str) -> str | None:
     """The message of an error within a model whose parts, or whose data, do not fit each other."""
+    part = _part(error)
     for words, meaning in _MISFITS:
-        if re.search(words, text):
-            return f'{_part(error)}{meaning} [{_line(text)}] (--debug for more)'
+        if re.search(words, text) and (part or not words.startswith("'ConfigDict'")):
+            return f'{part}{meaning} [{_line(text)}] (--debug for more)'
     return None
 
 
@@ -142,7 +149,7 @@ def _part(error: Exception) -> str:
     name, trace = '', error.__traceback__
     while trace is not None:
         owner = trace.tb_frame.f_locals.get('self')
-        if type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models', 'mmtrtvit.models')):
+        if type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models')):
             name = f'{type(owner).__name__}: '
         trace = trace.tb_next
     return name

@@ -13,12 +13,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
 from mmtrtvit.apis.classes import CheckClassesHook
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.weights import CheckWeightsHook
 from mmtrtvit.compat.mask_pasting import paste_inside
 
+#: Hooks that demand a training loop before anything runs.
+_OF_TRAINING = ('EarlyStoppingHook', 'ProfilerHook', 'NPUProfilerHook')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # what each launcher tells the processes it starts
 _TOLD = {
@@ -152,10 +155,27 @@ def build_runner(cfg: Config, weights: tuple[str, float] | None = None) -> Runne
     """
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.build_dataloader = _checked(runner.build_dataloader)
-    paste_inside(runner.model)
+    if isinstance(runner.model, nn.Module):  # FlexibleRunner builds it later
+        paste_inside(runner.model)
     runner.register_hook(CheckClassesHook())
     if weights is not None:
         runner.register_hook(CheckWeightsHook(*weights))
+    return runner
+
+
+def forget_training(runner: Runner) -> Runner:
+    """Let a runner that only tests forget how it would train; the config that it wrote to the work dir stays whole.
+
+    mmengine builds the training loop, its images included, for whoever asks for the iteration, as mmseg's drawing hook
+    does; and what stops or profiles a training refuses to run without one.
+
+    Returns:
+        The same runner.
+    """
+    for name in ('_train_dataloader', '_train_loop', 'optim_wrapper', 'param_schedulers'):
+        if hasattr(runner, name):
+            setattr(runner, name, None)
+    runner._hooks = [hook for hook in runner._hooks if type(hook).__name__ not in _OF_TRAINING]
     return runner
 
 

@@ -30,6 +30,11 @@ _TAKEN_OUT = {
     'optim_wrapper': {'constructor', 'paramwise_cfg'}, 'param_scheduler': {'convert_to_iter_based'},
     'default_hooks': {'priority'}, 'custom_hooks': {'priority'},
 }  # fmt: skip
+#: Keys of ``paramwise_cfg``: mmengine's DefaultOptimWrapperConstructor and the layer decays of mmdet and mmseg.
+_PARAMWISE = {
+    'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult', 'decay_rate',
+    'decay_type', 'dwconv_decay_mult', 'flat_decay_mult', 'layer_decay_rate', 'norm_decay_mult', 'num_layers',
+}  # fmt: skip
 _DATALOADER = {'num_batch_per_epoch', 'disable_subprocess_warning'}
 #: Settings of OpenMMLab before mmengine (and of other frameworks), by their first words -> what they are called now.
 _FORMER = {
@@ -84,17 +89,17 @@ def check_options(cfg: Config, options: dict[str, Any], name: str) -> None:
 def _check_top(cfg: Config, option: str, name: str) -> None:
     """Refuse a former name, and a variable that was copied to where it is needed."""
     key = option.partition('.')[0]
-    if key in _parameters(Runner)[0] | _TOP_LEVEL:
+    copied = key == 'data_preprocessor' and (cfg.get('model') or {}).get(key) is not None  # that of the model wins
+    if key in _parameters(Runner)[0] | _TOP_LEVEL and not copied:
         return
     places = list(_places(dict(cfg.items()), _bare(cfg[key]), key)) if key in cfg else []
     now = next((new for former, new in _FORMER.items() if f'{option}.'.startswith(f'{former}.')), '')
     if now and not places:
         raise UserError(f'--cfg-options {option}: nothing reads {key} in {name}: it is {now}')
     if places:
-        more = f' and {len(places) - 2} more' if len(places) > 2 else ''
         raise UserError(
             f'--cfg-options {option}: {key} is a variable of {name}, whose value was copied when the file was read: '
-            f'set {" and ".join(places[:2])}{more}'
+            f'set {" and ".join(places)}'
         )
 
 
@@ -142,6 +147,8 @@ def _readers(owner: Any, path: list[str], scope: str) -> tuple[set[str], bool]:
     if not path:
         return _parameters(Runner)[0] | _TOP_LEVEL, False
     taken = _TAKEN_OUT.get(path[0], set())
+    if path[-1] == 'paramwise_cfg':
+        return _PARAMWISE, False
     if path[-1].endswith('norm_cfg'):
         taken = {'requires_grad'}  # mmcv.cnn.build_norm_layer
     kind = owner.get('type')

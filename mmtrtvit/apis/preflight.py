@@ -33,7 +33,7 @@ _LAYOUTS = {
 #: The lists of a COCO file and what each of their entries must have.
 _COCO = {
     'images': ('id', 'file_name', 'height', 'width'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
     'categories': ('id', 'name'),
 }
 #: What each of them is, and so what to write.
@@ -80,7 +80,14 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _datasets(loader.get('dataset') if isinstance(loader, dict) else None):
             if _is_coco(dataset):
-                _check_coco(dataset, f'{split}_dataloader', masks=_wants_masks(dataset, cfg.get(f'{split}_evaluator')))
+                evaluator = list(_metrics(cfg.get(f'{split}_evaluator')))
+                _check_coco(
+                    dataset,
+                    f'{split}_dataloader',
+                    masks=_wants_masks(dataset, evaluator),
+                    labelled=_is_labelled(dataset, split, evaluator),
+                    judged=split != 'train',
+                )
 
 
 def _datasets(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -144,16 +151,23 @@ def _is_coco(dataset: dict[str, Any]) -> bool:
     return _kind(dataset) == 'CocoDataset' and bool(dataset.get('ann_file'))
 
 
-def _wants_masks(dataset: dict[str, Any], evaluator: Any) -> bool:
+def _is_labelled(dataset: dict[str, Any], split: str, metrics: list[dict[str, Any]]) -> bool:
+    """Whether annotations are needed: not of images that are only predicted for, or learnt from without labels."""
+    if split == 'train':
+        return bool((dataset.get('filter_cfg') or {}).get('filter_empty_gt', True))
+    return not metrics or any(not metric.get('format_only') for metric in metrics)
+
+
+def _wants_masks(dataset: dict[str, Any], metrics: list[dict[str, Any]]) -> bool:
     """Whether the masks of annotations are read, by the pipeline or by the evaluation."""
     steps = [step for step in dataset.get('pipeline') or () if isinstance(step, dict)]
-    asked = [metric.get('metric') or () for metric in _metrics(evaluator)]
+    asked = [metric.get('metric') or () for metric in metrics]
     return any(step.get('with_mask') for step in steps) or any(
         'segm' in ([metric] if isinstance(metric, str) else metric) for metric in asked
     )
 
 
-def _check_coco(dataset: dict[str, Any], where: str, masks: bool) -> None:
+def _check_coco(dataset: dict[str, Any], where: str, *, masks: bool, labelled: bool, judged: bool) -> None:
     """An annotation file of COCO's form: JSON, its three lists, at least one image and one category asked for."""
     path = Path(dataset.get('data_root') or '') / dataset['ann_file']
     if path.is_dir():
@@ -161,6 +175,8 @@ def _check_coco(dataset: dict[str, Any], where: str, masks: bool) -> None:
     document = _read_json(path, where)
     if document is None:
         return
+    if not labelled:
+        document.setdefault('annotations', [])
     absent = [key for key in _COCO if key not in document]
     if absent:
         raise UserError(
@@ -177,8 +193,8 @@ def _check_coco(dataset: dict[str, Any], where: str, masks: bool) -> None:
         raise UserError(f'{path} ({where}) lists no images: there is nothing to read')
     for key, needed in _COCO.items():
         _check_entries(document[key], key, needed, f'{path} ({where})')
-    if masks:
-        _check_entries(document['annotations'], 'annotations', ('segmentation',), f'{path} ({where})')
+    more = (('iscrowd',) if judged else ()) + (('segmentation',) if masks else ())
+    _check_entries(document['annotations'], 'annotations', more, f'{path} ({where})')
     names = [str(category.get('name')) for category in document['categories']]
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes and not isinstance(classes, str) and not set(classes) & set(names):
@@ -199,7 +215,7 @@ def _check_entries(entries: list[Any], kind: str, needed: tuple[str, ...], file:
         if not isinstance(entry, dict):
             raise UserError(f'{file}: {kind}[{place}] is a {type(entry).__name__}, not an object')
     for key in needed:
-        without = [place for place, entry in enumerate(entries) if key not in entry]
+        without = [place for place, entry in enumerate(entries) if entry.get(key) in (None, [], {}, '')]
         if without:
             raise UserError(
                 f'{file}: {kind}[{without[0]}] has no {key}, {len(without)} of {len(entries)} have none: {_GIVES[key]}'

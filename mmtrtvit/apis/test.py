@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -14,7 +15,14 @@ from mmengine.runner import Runner
 
 from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.errors import UserError
-from mmtrtvit.apis.launch import add_launch_arguments, build_runner, check_checkpoint, leave_together, set_launcher
+from mmtrtvit.apis.launch import (
+    add_launch_arguments,
+    build_runner,
+    check_checkpoint,
+    forget_training,
+    leave_together,
+    set_launcher,
+)
 from mmtrtvit.apis.preflight import check_data
 
 
@@ -30,6 +38,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add_launch_arguments(parser)
     parser.add_argument('--out', help='write all predictions to this .pkl file')
     parser.add_argument('--show-dir', help='write painted predictions to this folder')
+    parser.add_argument(
+        '--tta', action='store_true', help="merge predictions of augmented images: the config's, or flips"
+    )
     parser.add_argument('--device', help='cpu or cuda:0; default what the model or the engine usually runs on')
     parser.add_argument('--backend', help='what runs an engine; default the one in its card')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads; default all cores')
@@ -56,8 +67,6 @@ def canvas_size(word: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-#: What a test leaves unused; mmengine takes these together or not at all.
-_TRAINING_ONLY = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 #: The hook of each library that paints predictions.
 _PAINTERS = {'mmdet': 'DetVisualizationHook', 'mmseg': 'SegVisualizationHook', 'mmpretrain': 'VisualizationHook'}
 
@@ -86,6 +95,41 @@ def enable_drawing(cfg: Config, show_dir: str) -> None:
         hook.update(draw=True, test_out_dir=show_dir)
 
 
+#: What merges a library's predictions where the config has no ``tta_model``.
+_MERGERS: dict[str, dict[str, Any]] = {
+    'mmdet': {'type': 'DetTTAModel', 'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}},
+    'mmseg': {'type': 'SegTTAModel'},
+    'mmpretrain': {'type': 'AverageClsScoreTTA'},
+}
+
+
+def augment(cfg: Config) -> None:
+    """Test with augmentation: the config's ``tta_model`` and ``tta_pipeline``, else the image and its mirror image.
+
+    Raises:
+        UserError: The config is of another library, or its evaluation wants masks, which mmdet does not merge.
+    """
+    scope = str(cfg.get('default_scope'))
+    if scope not in _MERGERS:
+        raise UserError(f'--tta: the config is of {scope}, not of {", ".join(_MERGERS)}')
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if scope == 'mmdet' and any('segm' in (metric.get('metric') or ()) for metric in metrics):
+        raise UserError('--tta: mmdet merges boxes and no masks: --cfg-options test_evaluator.metric=bbox')
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' in cfg:
+        dataset.pipeline = cfg.tta_pipeline
+    else:
+        *steps, pack = dataset.pipeline
+        if scope == 'mmdet':  # which has no flips among the keys that it keeps
+            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+            pack = {**pack, 'meta_keys': keys}
+        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
+        dataset.pipeline = [*steps, {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}]
+    cfg.model = {**(cfg.get('tta_model') or _MERGERS[scope]), 'module': cfg.model}
+
+
 def dump_to(runner: Runner, cfg: Config, out: str) -> None:
     """Write predictions to ``out``; detectors in mmdet's form, with masks as RLE."""
     metric: DumpResults
@@ -111,10 +155,10 @@ def prepare(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    # mmseg's drawing hook asks for the iteration, for which mmengine builds the training loop, its images included
-    cfg.update(dict.fromkeys(_TRAINING_ONLY))
     if args.show_dir:
         enable_drawing(cfg, args.show_dir)
+    if args.tta:
+        augment(cfg)
     return cfg
 
 
@@ -130,7 +174,7 @@ def checkpoint_runner(cfg: Config, args: argparse.Namespace, adapt: Callable[[Co
     if adapt is not None:
         adapt(cfg)
     check_data(cfg, ('test',))
-    runner = build_runner(cfg, weights=(args.checkpoint, 0.5))
+    runner = forget_training(build_runner(cfg, weights=(args.checkpoint, 0.5)))
     if args.device:
         runner.model.to(args.device)
     return runner

@@ -21,7 +21,7 @@ from torch import nn
 from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
 from mmtrtvit.apis.contact_sheet import Group, Panel, Pixels, compose, fit, resize
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import build_runner, check_checkpoint
+from mmtrtvit.apis.launch import build_runner, check_checkpoint, forget_training
 from mmtrtvit.apis.preflight import check_data
 from mmtrtvit.fileio import atomic_write_bytes
 
@@ -213,7 +213,7 @@ def visualize(argv: Sequence[str]) -> Path:
     if cfg.get('default_scope') != 'mmseg':
         options['score_thr'] = args.score_thr
     try:
-        runner = build_runner(cfg, weights=(args.checkpoint, 0.5) if args.checkpoint else None)
+        runner = forget_training(build_runner(cfg, weights=(args.checkpoint, 0.5) if args.checkpoint else None))
         if args.checkpoint:
             runner.call_hook('before_run')  # an EMAHook makes there the copy that it fills when the weights come
             runner.load_or_resume()

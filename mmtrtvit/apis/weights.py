@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from torch import nn
 
 from mmtrtvit.apis.errors import UserError
 
@@ -34,7 +35,9 @@ class CheckWeightsHook(Hook):
         Raises:
             UserError: Too few tensors match; says how many and names some that do not.
         """
-        model = getattr(runner.model, 'module', runner.model)
+        model = runner.model
+        while isinstance(getattr(model, 'module', None), nn.Module):  # of several processes, of augmented images
+            model = model.module
         wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if _counts(name)}
         state = checkpoint.get('state_dict', checkpoint)
         # mmengine leaves the model's own values where there are arrays instead of tensors

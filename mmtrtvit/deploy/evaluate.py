@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -238,13 +239,15 @@ def letterbox_model(model: Any, letterbox: Letterbox) -> None:
         letterbox: The size of the canvas and what it is padded with; the normalisation is the model's.
     """
     inner: Any = model.module if is_model_wrapper(model) else model
-    letterbox = replace(Letterbox.from_model(inner, letterbox), pad=letterbox.pad)
+    colour = torch.zeros(1, 1, 1)
+    if letterbox.pad is not None:
+        colour = replace(Letterbox.from_model(inner, letterbox), pad=letterbox.pad).padding
     height, width = letterbox.height, letterbox.width
 
     def pad(module: nn.Module, args: Any, data: dict[str, Any]) -> dict[str, Any]:
         images: Tensor = data['inputs']  # the preprocessor pads to its own multiple
         canvas = (height, width)
-        data['inputs'] = letterbox.padding.to(images).expand(len(images), 3, *canvas).clone()
+        data['inputs'] = colour.to(images).expand(*images.shape[:2], *canvas).clone()
         for image, sample, filled in zip(images, data['data_samples'], data['inputs'], strict=True):
             inner_height, inner_width = sample.metainfo.get('img_shape', canvas)[:2]
             filled[:, :inner_height, :inner_width] = image[:, :inner_height, :inner_width]

@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mmtrtvit.apis import demo, errors, flops, preflight, visualize
+from mmtrtvit.apis import demo, errors, flops, visualize
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError, explain, near, run_tool
 from mmtrtvit.compat.mmcv_ext.missing import MissingOpError
 from mmtrtvit.deploy.tools import test as test_tool
-from tests.tiny import make_classifier, make_detector, make_segmentor
+from tests.test_apis.common import Tool, edit
+from tests.tiny import make_classifier
 
-Tool = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """On images of 64 pixels threads only wait for each other; and errors are shown as users see them."""
-    monkeypatch.delenv(errors.DEBUG_VARIABLE, raising=False)
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # mmengine's loggers outlive the captured streams
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    return make_detector(tmp_path).name
-
-
-@pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str]) -> Tool:
-    """Run a tool that must fail; returns its one line."""
-
-    def run(main: Callable[[list[str]], None], *argv: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(argv))
-        assert stop.value.code == 2
-        text = capsys.readouterr().err
-        assert 'Traceback' not in text
-        last = text.strip().splitlines()[-1]
-        assert last.startswith('error: ')
-        return last.removeprefix('error: ')
-
-    return run
-
-
-def edit(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Change the annotation file of the tiny data set."""
-    path = tmp_path / 'data' / 'instances.json'
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-    return path
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.mark.parametrize(
@@ -321,62 +278,6 @@ def test_checkpoints(config: str, tmp_path: Path, fail: Tool) -> None:
     (tmp_path / 'w').mkdir()
     (tmp_path / 'w' / 'last_checkpoint').write_text('/gone/epoch_1.pth')
     assert 'w/last_checkpoint names /gone/epoch_1.pth' in fail(train_api.main, config, '--resume', '--work-dir', 'w')
-
-
-@pytest.mark.parametrize(('options', 'expected'), [
-    (['model.bbox_head.num_classes=3'],
-     r'^model\.bbox_head\.num_classes=3, but the data set CocoDataset has 2 classes \(a, b\): set both alike'),
-    (['model.neck.in_channels=[8,16,32,65]'],
-     r'^FPN: it gets other channels than it was made for: set its in_channels .* 65 channels, but got 64'),
-    (['randomness.seed=-5'], r'^randomness\.seed must be from 0 to 4294967295'),
-])  # fmt: skip
-def test_parts_of_a_detector_that_do_not_fit(config: str, fail: Tool, options: list[str], expected: str) -> None:
-    message = fail(train_api.main, config, '--cfg-options', *options)
-    assert re.search(expected, message), message
-
-
-@pytest.mark.parametrize(('make', 'options', 'expected'), [
-    (make_segmentor, ['model.decode_head.num_classes=2'], r'^model\.decode_head\.num_classes=2, but .* 3 classes'),
-    (make_segmentor, ['model.test_cfg.mode=slide'], r"model\.test_cfg\.mode='slide' needs crop_size and"),
-    (make_segmentor, ['model.decode_head.num_classes=4', 'train_dataloader.dataset.reduce_zero_label=True',
-                      'model.decode_head.ignore_index=9'], r'^CrossEntropyLoss: the data has a label .*Target 255'),
-    (make_classifier, ['model.head.num_classes=2'], r'^model\.head\.num_classes=2, but .* CustomDataset has 3'),
-    (make_classifier, ['model.head.in_channels=63'], '^LinearClsHead: it gets other channels'),
-    (make_classifier, ['val_evaluator.topk=1,5'], r'^val_evaluator\.topk=\(1, 5\): the data set has 3 classes'),
-])  # fmt: skip
-def test_parts_of_others_that_do_not_fit(
-    make: Any, options: list[str], expected: str, tmp_path: Path, fail: Tool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    message = fail(train_api.main, make(tmp_path).name, '--cfg-options', *options)
-    assert re.search(expected, message), message
-
-
-@pytest.mark.parametrize(('change', 'expected'), [
-    (lambda d: d['annotations'][1].pop('iscrowd'), r'annotations\[1\] has no iscrowd, 1 of \d+ have none: 1 for'),
-    (lambda d: d['annotations'][0].pop('area'), r'annotations\[0\] has no area'),
-    (lambda d: d['annotations'][0].pop('bbox'), r'annotations\[0\] has no bbox, .*: \[x, y, width, height\]'),
-    (lambda d: [entry.pop('id') for entry in d['annotations']], r'annotations\[0\] has no id, (\d+) of \1 have none'),
-    (lambda d: d['images'][0].pop('height'), r'images\[0\] has no height'),
-    (lambda d: d.update(categories={'1': 'a'}), 'categories is a dict; COCO has a list .* id, name$'),
-    (lambda d: d['annotations'].append(3), r'annotations\[\d+\] is a int, not an object'),
-])  # fmt: skip
-def test_annotations_that_lack_what_is_read(
-    config: str, tmp_path: Path, fail: Tool, change: Callable[[dict[str, Any]], object], expected: str
-) -> None:
-    edit(tmp_path, change)
-    message = fail(train_api.main, config)
-    assert re.search(expected, message), message
-    assert 'instances.json (train_dataloader)' in message
-
-
-def test_masks_are_wanted_only_where_they_are_read(config: str, tmp_path: Path, fail: Tool) -> None:
-    edit(tmp_path, lambda document: [entry.pop('segmentation', None) for entry in document['annotations']])
-    cfg = train_api.prepare(train_api.parse_args([config]))
-    preflight.check_data(cfg, ('train', 'val'))
-    cfg.val_evaluator.metric = ['bbox', 'segm']
-    with pytest.raises(UserError, match=r'annotations\[0\] has no segmentation, .*without them take a config without'):
-        preflight.check_data(cfg, ('train', 'val'))
 
 
 def test_weights_that_cannot_be_downloaded(config: str, fail: Tool) -> None:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mmtrtvit.apis import test as checkpoints
 from mmtrtvit.apis.errors import UserError, run_tool
-from mmtrtvit.apis.launch import build_runner
+from mmtrtvit.apis.launch import build_runner, forget_training
 from mmtrtvit.apis.preflight import check_data
 
 
@@ -38,7 +38,7 @@ def engine_runner(cfg: Config, args: argparse.Namespace) -> Runner:
         path = emulated(Path(args.checkpoint), Path(folder)) if args.emulate_fp16 else Path(args.checkpoint)
         engines.use_engine(cfg, str(path), device=args.device, backend=args.backend, threads=args.threads)
         check_data(cfg, ('test',))
-        runner = build_runner(cfg)
+        runner = forget_training(build_runner(cfg))
     model = cast('engines.EngineModel', runner.model)
     model.engine.path = Path(args.checkpoint)
     engines.check_classes(model, runner.test_loop.dataloader.dataset)
@@ -84,6 +84,8 @@ def letterbox_runner(cfg: Config, args: argparse.Namespace) -> Runner:
 
 def build(cfg: Config, args: argparse.Namespace) -> Runner:
     """The runner for what the command line names."""
+    if args.tta and (args.letterbox or is_engine(args.checkpoint, args.backend)):
+        raise UserError('--tta: an engine and its canvas take one image at a time: the option is for checkpoints alone')
     if is_engine(args.checkpoint, args.backend):
         return engine_runner(cfg, args)
     return letterbox_runner(cfg, args) if args.letterbox else checkpoints.checkpoint_runner(cfg, args)
