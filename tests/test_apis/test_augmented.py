@@ -20,10 +20,12 @@ from mmtrtvit.deploy.tools.test import evaluate as evaluate_any
 from mmtrtvit.errors import UserError
 from tests.tiny import make_classifier, make_detector, make_segmentor
 
-MIRRORED = """
+#: The pipeline of testing without what is random in it, and with a mirror if one is asked for.
+CONFIG = """
 _base_ = [{base!r}]
-*steps, pack = _base_.test_dataloader.dataset.pipeline
-test_dataloader = dict(dataset=dict(pipeline=[*steps, dict(type='RandomFlip', prob=1.0), pack]))
+steps = [step for step in _base_.test_dataloader.dataset.pipeline if step['type'] != 'RandomFlip']
+mirror = [dict(type='RandomFlip', prob=1.0)] if {mirrored} else []
+test_dataloader = dict(dataset=dict(pipeline=steps[:-1] + mirror + steps[-1:]))
 """
 Runs = dict[str, list[Any]]
 
@@ -38,10 +40,10 @@ def runs(make: Callable[[Path], Path], folder: Path, options: list[str]) -> Runs
             cv2.imwrite(str(file), np.clip(image + rng.integers(0, 90, image.shape), 0, 255).astype(np.uint8))
     cfg = Config.fromfile(config)
     torch.save({'state_dict': build_model(cfg, 'none')[0].state_dict()}, folder / 'w.pth')
-    mirrored = folder / 'mirrored.py'
-    mirrored.write_text(MIRRORED.format(base=str(config)))
     found = {}
-    for name, file, words in (('plain', config, []), ('mirrored', mirrored, []), ('both', config, ['--tta'])):
+    for name, words in (('plain', []), ('mirrored', []), ('both', ['--tta'])):
+        file = folder / f'{name}.py'
+        file.write_text(CONFIG.format(base=str(config), mirrored=name == 'mirrored'))
         out = str(folder / f'{name}.pkl')
         evaluate([str(file), str(folder / 'w.pth'), '--work-dir', str(folder), '--out', out, *words, *options])
         found[name] = load_file(out)

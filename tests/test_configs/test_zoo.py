@@ -182,8 +182,7 @@ def test_config_builds_trains_and_predicts(name: str) -> None:
         options = dict(ignore_index=config.model.decode_head.get('ignore_index', 255))
     batch = BATCHES[config.default_scope](number_of_classes(config.model), **options)
 
-    if not name.startswith('examples/'):  # a user's own config keeps mmdet's adaptive default
-        assert_fixed_roi_sampling(config.model)
+    assert_fixed_roi_sampling(config.model)
 
     total = loss(model, batch)
     assert torch.isfinite(total)

@@ -123,11 +123,7 @@ def build_one(
 
 def _build(cfg: Config, folder: Path, height: int, width: int, precisions: tuple[str, ...], rounds: int) -> Built:
     model, _ = build_model(cfg, 'none')
-    # a user's own config may keep mmdet's adaptive sampling, which the deploy config then overrides
-    adaptive = "sampling_ratio': 0" in str(cfg.model.get('roi_head', ''))
-    options = GraphOptions(
-        height, width, nms=NMSOptions(rounds=rounds), roi_sampling_ratio=2 if adaptive else None
-    )  # fmt: skip
+    options = GraphOptions(height, width, nms=NMSOptions(rounds=rounds))
     graph = build_graph(model, options)
     exported = export(graph, folder / 'fp32.onnx')
     backend, engines = get_backend('tensorrt-rtx'), {}

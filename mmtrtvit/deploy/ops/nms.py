@@ -42,9 +42,9 @@ class NMSOptions:
         form: ``static``, ``loop`` or ``onnx``: see this module's text.
         pre_top_k: How many candidates, the best first, NMS looks at; 1 .. 3840.
         rounds: Rounds of the static form, at least 2. The longest chain of suppressions decides how many are needed.
-            Measured per call: second stages of trained detectors 2 to 6; their region proposals, 1000 a level, 9 to
-            18 (Mask R-CNN on 20 COCO images at 640x640), simulated crowds 15; a proposal network as mmengine
-            initialises it up to 96. 32 leaves room, and ``exact`` tells where they were too few.
+            Seen while this was written: second stages of trained detectors 2 to 6; their region proposals, 1000 a
+            level, 9 to 18; simulated crowds 15; a proposal network as mmengine initialises it up to 96. 32 leaves
+            room, and ``exact`` tells where they were too few.
 
     Raises:
         ValueError: If a value is out of range.
