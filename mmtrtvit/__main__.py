@@ -15,7 +15,7 @@ _TOOLS = {
     'visualize': ('apis.visualize', 'draw what a checkpoint finds beside the ground truth'),
     'deploy': ('deploy.tools.deploy', 'turn a model into an engine and check it'),
     'profiler': ('deploy.tools.profiler', 'measure where the time of an engine goes'),
-    'check_tensorrt': ('deploy.backends.check', 'what of TensorRT works on this machine'),
+    'check_tensorrt': ('deploy.tools.check_tensorrt', 'what of TensorRT works on this machine'),
     'benchmark': ('benchmark.tools.benchmark', 'measure models side by side, and report'),
     'analyze_blocks': ('benchmark.tools.analyze_blocks', "measure blocks: the paper's guidelines on this machine"),
     'demo': ('apis.demo', 'generate images, train on them, evaluate, draw'),

@@ -6,13 +6,10 @@ builds anywhere) and the rest is marked as not run, with its reason.
 
 from __future__ import annotations
 
-import argparse
 import platform
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +18,8 @@ import torch
 from mmtrtvit.deploy.backends import Backend, BackendError, BuildOptions, LoadOptions, get_backend
 from mmtrtvit.deploy.backends.check_graphs import PROBES, make_probe, probe_feed, to_fp16, to_int8
 from mmtrtvit.deploy.backends.types import MissingPartError
-from mmtrtvit.fileio import atomic_write_json, atomic_write_text
 
-__all__ = ['CheckResult', 'check_backend', 'main', 'markdown_table']
+__all__ = ['CheckResult', 'check_backend', 'machine', 'markdown_table']
 
 #: Largest difference from ONNX Runtime's fp32, relative to the largest value. fp32 runs without TF32; fp16 keeps 11
 #: bits and sums a few hundred products; int8 keeps 8.
@@ -241,39 +237,3 @@ def markdown_table(results: Sequence[CheckResult]) -> str:
     counts = {status: sum(result.status == status for result in results) for status in ('ok', 'FAILED', 'not run')}
     lines += ['', ', '.join(f'{count} {status}' for status, count in counts.items())]
     return '\n'.join(lines) + '\n'
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='check_tensorrt.py',
-        description='Try TensorRT and TensorRT-RTX on this machine and print a Markdown table to paste. '
-        'Exit status 1 if something that could run failed.',
-    )
-    names = ('tensorrt', 'tensorrt-rtx')
-    parser.add_argument('--backend', choices=names, action='append', help='only this one; may be given twice')
-    parser.add_argument('--work-dir', type=Path, help='keep graphs and engines here; a temporary folder otherwise')
-    parser.add_argument('--output', type=Path, help='write the table to this file too; .json for the raw results')
-    args = parser.parse_args(argv)
-    args.backend = args.backend or list(names)
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check what was asked for.
-
-    Raises:
-        SystemExit: Status 1 if a step failed.
-    """
-    args = parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix='mmtrtvit-check-') as temporary:
-        root = args.work_dir or Path(temporary)
-        results = [result for name in args.backend for result in check_backend(get_backend(name), root / name)]
-    table = markdown_table(results)
-    print(table, end='')
-    if args.output is not None and args.output.suffix == '.json':
-        atomic_write_json(args.output, {'machine': machine(), 'results': [asdict(result) for result in results]})
-    elif args.output is not None:
-        atomic_write_text(args.output, table)
-    if any(result.status == 'FAILED' for result in results):
-        sys.exit(1)

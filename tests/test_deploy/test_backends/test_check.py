@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmtrtvit.deploy.backends import BackendError, get_backend
-from mmtrtvit.deploy.backends.check import CheckResult, check_backend, main, markdown_table
+from mmtrtvit.deploy import pipeline
+from mmtrtvit.deploy.backends import BackendError, check, get_backend
+from mmtrtvit.deploy.backends.check import CheckResult, check_backend, markdown_table
 from mmtrtvit.deploy.backends.tensorrt import TensorRTRTXBackend
+from mmtrtvit.deploy.pipeline import deploy
+from mmtrtvit.deploy.tools import check_tensorrt
+from mmtrtvit.deploy.tools.check_tensorrt import MODELS, check_models, main
 from tests.test_deploy.test_backends.fake_tensorrt import Behaviour, FakeModule, pretend_cuda
 
 
@@ -63,22 +67,19 @@ def test_a_gpu_that_the_library_does_not_list_fails_nothing(tmp_path: Path, monk
 
 
 def test_a_wrong_result_fails_on_any_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules[main.__module__]
-
     def differ(*arguments: object) -> str:
-        raise module._DifferentError('differs from ONNX Runtime by 1')
+        raise check._DifferentError('differs from ONNX Runtime by 1')
 
     pretend_cuda(monkeypatch, (9, 0))
-    monkeypatch.setattr(module, '_compare', differ)
+    monkeypatch.setattr(check, '_compare', differ)
     results = check_backend(TensorRTRTXBackend(FakeModule('tensorrt_rtx-1.7')), tmp_path)
     runs = [result for result in results if result.step.startswith('run ') and result.detail != 'it was not built']
     assert {result.status for result in runs} == {'FAILED'}
 
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules[main.__module__]
     result = CheckResult('tensorrt', 'build', 'FAILED', 'x')
-    monkeypatch.setattr(module, 'check_backend', lambda backend, folder: [result])
+    monkeypatch.setattr(check_tensorrt, 'check_backend', lambda backend, folder: [result])
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 1
@@ -86,7 +87,6 @@ def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_result_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison itself: ONNX Runtime against itself passes, against another graph it does not."""
-    module = sys.modules[main.__module__]
     from mmtrtvit.deploy.backends.check_graphs import make_probe
 
     backend = get_backend('onnxruntime')
@@ -94,6 +94,45 @@ def test_a_wrong_result_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     load = type(backend).load
     monkeypatch.setattr(type(backend), 'load', lambda self, path, device='cpu', **other: load(self, path, **other))
     monkeypatch.setattr(torch.Tensor, 'to', lambda self, *other: self)
-    assert module._compare(backend, right, right, 'attention', 1e-4).startswith('largest difference 0.0e+00')
+    assert check._compare(backend, right, right, 'attention', 1e-4).startswith('largest difference 0.0e+00')
     with pytest.raises(BackendError, match='differs from ONNX Runtime by'):
-        module._compare(backend, wrong, right, 'attention', 1e-4)
+        check._compare(backend, wrong, right, 'attention', 1e-4)
+
+
+@pytest.mark.slow
+def test_whole_models(tmp_path: Path) -> None:
+    """Built where there is no GPU, and what is to be run there is marked so."""
+    pytest.importorskip('tensorrt_rtx_bindings')
+    model = 'trtvit/trtvit-a_imagenet'
+    results = check_models('tensorrt-rtx', tmp_path / 'work', [model])
+    assert [result.step for result in results] == [
+        f'{verb} {model}, {precision}' for precision in ('fp32', 'fp16') for verb in ('build', 'run')
+    ]
+    assert [result.status for result in results[::2]] == ['ok', 'ok']
+    assert re.search(r'layers, 100% of products in fp32', results[0].detail)
+    if not torch.cuda.is_available():
+        assert {result.status for result in results[1::2]} == {'not run'}
+        assert results[1].detail.startswith('the tensorrt-rtx engine was not run: running a TensorRT-RTX engine needs')
+
+
+def test_models_that_run_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through ONNX Runtime, which runs everywhere; and one that gives other numbers fails."""
+    model = 'trtvit/trtvit-a_imagenet'
+    monkeypatch.setattr(check_tensorrt, 'PRECISIONS', ('fp32',))
+    monkeypatch.setitem(MODELS, model, ('classification', (64, 64)))
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(check_tensorrt, 'deploy', lambda *words, device: deploy(*words))
+    assert [result.status for result in check_models('onnxruntime', tmp_path / 'a', [model])] == ['ok', 'ok']
+    strict = replace(pipeline.TOLERANCES['fp32'], scores=-1.0)
+    monkeypatch.setitem(pipeline.TOLERANCES, 'fp32', strict)
+    results = check_models('onnxruntime', tmp_path / 'b', [model])
+    assert [result.status for result in results] == ['ok', 'FAILED']
+    assert re.match(r'scores \d', results[1].detail)
+
+
+def test_models_where_nothing_can_be_built(tmp_path: Path) -> None:
+    if get_backend('tensorrt').availability().can_build:
+        pytest.skip('TensorRT builds here')
+    results = check_models('tensorrt', tmp_path)
+    assert len(results) == 2 * len(MODELS)
+    assert {result.status for result in results} == {'not run'}
