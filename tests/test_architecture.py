@@ -35,9 +35,10 @@ DEPLOY: dict[str, set[str]] = {
     'backends': {'fileio', 'errors'},
     'exporter': {'graphs', 'ops', 'fileio', 'errors'},
     'precision': {'graphs', 'exporter', 'fileio', 'errors'},
-    'preprocess': {'ops', 'backends', 'errors'},
+    'sizing': set(),
+    'preprocess': {'sizing', 'ops', 'backends', 'errors'},
     'inference': {'preprocess', 'ops', 'backends', 'errors', 'picture'},
-    'evaluate': {'inference', 'preprocess', 'backends', 'errors'},
+    'evaluate': {'inference', 'preprocess', 'sizing', 'backends', 'errors'},
     'profiler': {'inference', 'preprocess', 'backends', 'errors', 'apis'},
 }
 # packages that a floor of deploy must do without

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from mmtrtvit.deploy.backends import EngineCard, LoadOptions, read_card
 from mmtrtvit.deploy.inference import Classification, Detections, Engine, Postprocess, Segmentation, kind_of, load
-from mmtrtvit.deploy.preprocess import Letterbox, Placement, clip_boxes, sizing_of_classifier, step_name
+from mmtrtvit.deploy.preprocess import Letterbox, Placement, clip_boxes
+from mmtrtvit.deploy.sizing import sizing_of_classifier, step_name
 from mmtrtvit.errors import UserError
 
 __all__ = [

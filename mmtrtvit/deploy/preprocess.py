@@ -8,7 +8,6 @@ own pipeline gives, usually the shorter edge resized and the centre cut out.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mmtrtvit.deploy.backends import BackendError, EngineCard
 from mmtrtvit.deploy.ops.masks import paste_masks
+from mmtrtvit.deploy.sizing import padding_of, sizing_of_classifier
 from mmtrtvit.errors import UserError
 
 __all__ = [
@@ -31,19 +31,13 @@ __all__ = [
     'ImageLike',
     'Letterbox',
     'Placement',
-    'padding_of',
     'read_image',
-    'sizing_of_classifier',
-    'step_name',
-    'steps_of',
 ]
 
 ImageLike = str | os.PathLike[str] | np.ndarray
 MODES = ('letterbox', 'crop', 'stretch', 'stretch-crop', 'crop-resize')
 #: The input of every graph.
 INPUT = 'image'
-#: Shorter edge over crop in the testing of ImageNet classifiers: 256 / 224.
-EDGE_TO_CROP = 256 / 224
 
 
 class ImageError(UserError):
@@ -403,69 +397,3 @@ def clip_boxes(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     """Cut off what of ``(N, 4)`` xyxy boxes lies outside an image of ``(h, w)`` pixels."""
     height, width = shape
     return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-
-
-def step_name(step: Any) -> str:
-    """Name of a pipeline's step without the scope: ``'Resize'`` for ``{'type': 'mmdet.Resize'}``."""
-    kind = step.get('type') if isinstance(step, Mapping) else step
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', type(kind).__name__)
-    return name.rsplit('.', 1)[-1]
-
-
-def steps_of(model_cfg: Any) -> list[Any] | None:
-    """The steps of a config's pipeline of testing, also within a wrapped data set; None where there are none."""
-    dataset = ((model_cfg or {}).get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    pipeline = dataset.get('pipeline')
-    return None if pipeline is None else list(pipeline)
-
-
-def padding_of(model_cfg: Any) -> tuple[float, ...] | None:
-    """Return the colour that a config's pipeline of testing pads with, BGR; None where its ``Pad`` is not used."""
-    pads = [step for step in steps_of(model_cfg) or () if step_name(step) == 'Pad']
-    if not pads:
-        return None
-    value = pads[-1].get('pad_val', 0)
-    value = value.get('img', 0) if isinstance(value, Mapping) else value
-    return (float(value),) * 3 if isinstance(value, int | float) else tuple(float(part) for part in value)
-
-
-def sizing_of_classifier(model_cfg: Any, height: int, width: int) -> dict[str, Any]:
-    """The fields of a :class:`Letterbox` that do what a classifier's pipeline of testing does.
-
-    Args:
-        model_cfg: The config; None for what ImageNet's classifiers commonly do.
-        height: Of the canvas, pixels; a crop of another size is scaled to it, and the edge with it.
-        width: Of the canvas, pixels.
-    """
-    pipeline = steps_of(model_cfg)
-    steps = {step_name(step): step for step in pipeline or ()}
-    crop, edge, plain = steps.get('CenterCrop'), steps.get('ResizeEdge'), steps.get('Resize')
-    first, canvas = steps.get('EfficientNetCenterCrop'), max(height, width)
-    resize = first or edge or plain or {}
-    usual = 'bilinear' if first is None else 'bicubic'
-    how = {'interpolation': resize.get('interpolation', usual), 'resize_backend': resize.get('backend', 'cv2')}
-    if first is not None:
-        whole = first['crop_size'] + first.get('crop_padding', 32)
-        return {'mode': 'crop-resize', 'short_edge': round(whole * canvas / first['crop_size']), **how}
-    if crop is not None and edge is not None and edge.get('edge', 'short') == 'short':
-        return {'mode': 'crop', 'short_edge': round(edge['scale'] * canvas / _longest(crop['crop_size'])), **how}
-    if crop is not None and plain is not None and _is_square(plain):
-        scale = _longest(plain['scale'])
-        return {'mode': 'stretch-crop', 'short_edge': round(scale * canvas / _longest(crop['crop_size'])), **how}
-    if crop is None and plain is not None and not plain.get('keep_ratio'):
-        return {'mode': 'stretch', **how}
-    if pipeline is None or crop is not None:
-        return {'mode': 'crop', 'short_edge': round(EDGE_TO_CROP * canvas), **how}
-    return how
-
-
-def _longest(size: Any) -> int:
-    return int(size if isinstance(size, int) else max(size))
-
-
-def _is_square(resize: Mapping[str, Any]) -> bool:
-    """Whether a ``Resize`` gives a square whatever the image."""
-    scale: Any = resize.get('scale')
-    return not resize.get('keep_ratio') and (isinstance(scale, int) or (bool(scale) and len(set(scale)) == 1))

@@ -24,13 +24,12 @@ from mmtrtvit.apis.model import build_model
 from mmtrtvit.compat import CONFIG_ROOT
 from mmtrtvit.deploy import load
 from mmtrtvit.deploy.backends import BackendError, TensorSpec, read_card, write_card
-from mmtrtvit.deploy.evaluate import EngineModel, adapt_pipeline, letterbox_model
+from mmtrtvit.deploy.evaluate import EngineModel, letterbox_model
 from mmtrtvit.deploy.inference import Detections, Engine, Postprocess
-from mmtrtvit.deploy.preprocess import Letterbox, Placement, step_name
+from mmtrtvit.deploy.preprocess import Letterbox, Placement
 from mmtrtvit.deploy.tools.deploy import deploy
 from mmtrtvit.deploy.tools.test import evaluate
 from mmtrtvit.deploy.tools.test import main as run_main
-from mmtrtvit.errors import UserError
 from tests.test_deploy import engines
 from tests.test_deploy.engines import LOW_SCORES, Tiny
 from tests.tiny import make_coco
@@ -417,40 +416,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file={root!r} + 'instances.json')
 test_evaluator = val_evaluator
 """
-
-
-@pytest.mark.parametrize(
-    ('library', 'name', 'expected'),
-    [
-        ('mmtrtvit', 'mask_rcnn_trtvit.py', ['LoadImageFromFile', 'LetterboxResize', 'LoadAnnotations',
-                                             'PackDetInputs']),
-        ('mmtrtvit', 'semantic_fpn_trtvit.py', ['LoadImageFromFile', 'LetterboxResize', 'LoadAnnotations',
-                                                'PackSegInputs']),
-        ('mmtrtvit', 'trtvit_imagenet.py', ['LoadImageFromFile', 'LetterboxResize', 'PackInputs']),
-        ('mmdet', 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py', ['LoadImageFromFile', 'LetterboxResize',
-                                                            'LoadAnnotations', 'PackDetInputs']),
-    ],
-)  # fmt: skip
-def test_pipelines_are_sized_by_the_canvas_alone(library: str, name: str, expected: list[str]) -> None:
-    root = CONFIG_ROOT if library == 'mmtrtvit' else Path(sys.modules['mmdet'].__file__ or '').parent / '.mim/configs'
-    cfg = Config.fromfile(root / name)
-    mode = {'mode': 'crop', 'short_edge': 128} if 'imagenet' in name else {}
-    adapt_pipeline(cfg, Letterbox(96, 128, **mode))
-    assert [step_name(step) for step in cfg.test_dataloader.dataset.pipeline] == expected
-
-
-def test_augmentation_at_test_time_has_no_place() -> None:
-    cfg = load_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    with pytest.raises(UserError, match='pipeline augments at test time, for which an engine has no place'):
-        adapt_pipeline(cfg, Letterbox(96, 128))
-
-
-def test_a_classifier_keeps_the_steps_that_give_the_canvas() -> None:
-    cfg = Config.fromfile(CONFIG_ROOT / 'trtvit_imagenet.py')
-    before = [step_name(step) for step in cfg.test_dataloader.dataset.pipeline]
-    adapt_pipeline(cfg, Letterbox(224, 224, mode='crop', short_edge=256))
-    assert [step_name(step) for step in cfg.test_dataloader.dataset.pipeline] == before
 
 
 def test_an_engine_only_predicts(detector: Tiny) -> None:

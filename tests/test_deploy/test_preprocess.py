@@ -19,14 +19,8 @@ import mmtrtvit  # noqa: F401
 from mmtrtvit.apis.config import load_config
 from mmtrtvit.deploy.backends import BackendError, EngineCard, TensorSpec
 from mmtrtvit.deploy.graphs.base import Normalize
-from mmtrtvit.deploy.preprocess import (
-    ImageError,
-    Letterbox,
-    Placement,
-    padding_of,
-    read_image,
-    sizing_of_classifier,
-)
+from mmtrtvit.deploy.preprocess import ImageError, Letterbox, Placement, read_image
+from mmtrtvit.deploy.sizing import padding_of, sizing_of_classifier
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 sizes = st.integers(1, 90)

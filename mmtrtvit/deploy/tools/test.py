@@ -73,7 +73,8 @@ def emulated(onnx: Path, folder: Path) -> Path:
 def letterbox_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     """A runner that tests a checkpoint on an engine's canvas."""
     from mmtrtvit.deploy.evaluate import letterbox_model, use_letterbox
-    from mmtrtvit.deploy.preprocess import Letterbox, padding_of
+    from mmtrtvit.deploy.preprocess import Letterbox
+    from mmtrtvit.deploy.sizing import padding_of
 
     height, width = args.letterbox
     canvas = Letterbox(height, width, pad=padding_of(cfg))  # before the steps that size images are replaced
