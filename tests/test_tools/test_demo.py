@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -71,3 +72,21 @@ def test_the_demo_works(tmp_path: Path) -> None:
     assert len(found[0]) == 1
     assert float(found[0][0]) >= 0.5
     assert found[0] == found[1]
+    deployed_finds_the_same(folder)
+
+
+def deployed_finds_the_same(folder: Path) -> None:
+    """The demo's detector in ONNX Runtime against mmdet's own prediction on twenty held-out images."""
+    images = sorted((folder / 'data' / 'shapes' / 'val2017').glob('*.jpg'))[:20]
+    checkpoint = max((folder / 'work_dirs' / 'demo').glob('epoch_*.pth'))
+    words = ['instance-seg_onnxruntime_static-320x320', 'demo/mask_rcnn_trtvit_shapes', checkpoint, images[0]]
+    words += ['--work-dir', 'deployed', '--test-img', *images]
+    words += ['--cfg-options', 'onnx_config.height=192', 'onnx_config.width=192']
+    command = [sys.executable, '-W', 'ignore', '-m', 'mmtrtvit', 'deploy', *map(str, words)]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    verdicts = json.loads((folder / 'deployed' / 'deploy.json').read_text())['parity'].values()
+    assert len(verdicts) == 20
+    assert all(verdict['passed'] for verdict in verdicts)
+    assert sum(verdict['detections'] for verdict in verdicts) > 100
