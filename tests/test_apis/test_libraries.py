@@ -28,7 +28,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_segmentor(tmp_path: Path) -> None:
     """Trains, evaluates, and from its second checkpoint ends with the weights of the whole run."""
     config = str(make_segmentor(tmp_path))
-    options = ['--cfg-options', 'randomness.seed=1']
+    # a visualizer of its own: mmengine gives the one of a name that is there already, with its folder
+    options = ['--cfg-options', 'randomness.seed=1', 'visualizer.name=of_this_test']
     train([config, '--work-dir', 'whole', *options])
     train([config, '--work-dir', 'rest', '--resume', 'whole/iter_2.pth', *options])
     whole, rest = (torch.load(tmp_path / name / 'iter_6.pth')['state_dict'] for name in ('whole', 'rest'))
@@ -36,8 +37,8 @@ def test_segmentor(tmp_path: Path) -> None:
     assert any('iter_2' not in name and not torch.equal(value, torch.load('whole/iter_2.pth')['state_dict'][name])
                for name, value in whole.items())  # fmt: skip
     assert [path.name for path in Path('whole').glob('best_mIoU_*.pth')] == ['best_mIoU_iter_6.pth']
-    no_training_images = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere/']
-    metrics = evaluate([config, 'whole/iter_6.pth', '--out', 'r.pkl', '--show-dir', 'shown', *no_training_images])
+    options += ['train_dataloader.dataset.data_root=nowhere/']  # training images are not needed
+    metrics = evaluate([config, 'whole/iter_6.pth', '--out', 'r.pkl', '--show-dir', 'shown', *options])
     assert set(metrics) >= {'mIoU', 'aAcc', 'mAcc'}
     results = load_file('r.pkl')
     assert [tuple(result['pred_sem_seg']['data'].shape) for result in results] == [(1, 32, 32)] * 4
