@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
         ),
         (
             ['dataset.data_root=x'],
-            r'dataset is a variable .*train_dataloader\.dataset and val_dataloader\.dataset and test_dataloader\.dataset',
+            r'a variable .*train_dataloader\.dataset and val_dataloader\.dataset and test_dataloader\.dataset',
         ),
         (['model.backbone=3', 'model.backbone.depth=3'], '--cfg-options for detector.py'),
         (['model.type=RetinaNett'], "type='RetinaNett': no such model in mmdet; did you mean RetinaNet"),
