@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmtrtvit.apis.errors import UserError
+from mmtrtvit.apis.weights import innermost
 
 #: Heads that have a score for each class, by their place in the model of each library. Auxiliary heads of mmseg may
 #: do something else, such as finding edges.
@@ -50,7 +51,7 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
     Raises:
         UserError: Their classes do not fit; names the setting and both numbers.
     """
-    model = _innermost(model)
+    model = innermost(model)
     known = getattr(dataset, 'metainfo', None)  # a list where joined data sets differ
     classes = known.get('classes') if isinstance(known, Mapping) else None
     if isinstance(classes, str) or not classes or type(model).__name__ in _OTHERS:
@@ -76,20 +77,13 @@ def check_topk(model: nn.Module, evaluator: Any) -> None:
     Raises:
         UserError: A top-k of more than there are.
     """
-    number = getattr(getattr(_innermost(model), 'head', None), 'num_classes', None)
+    number = getattr(getattr(innermost(model), 'head', None), 'num_classes', None)
     for metric in getattr(evaluator, 'metrics', ()):
         asked = getattr(metric, 'topk', ())
         if type(metric).__name__ == 'Accuracy' and isinstance(number, int) and max(asked, default=0) > number:
             raise UserError(
                 f'val_evaluator.topk={tuple(asked)}: the model has {number} classes: leave out what is more'
             )
-
-
-def _innermost(model: nn.Module) -> nn.Module:
-    """The model without what runs it in several processes or on augmented images."""
-    while isinstance(inner := getattr(model, 'module', None), nn.Module):
-        model = inner
-    return model
 
 
 def _numbers(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def load_config(name: str, cfg_options: dict[str, Any] | None = None) -> Config:
         except (TypeError, KeyError, ValueError, IndexError) as error:
             raise UserError(f'--cfg-options for {name}: {error}') from error
     return cfg
+
+
+def dataset_of_test(cfg: Any) -> Any:
+    """The data set that a config tests on, within any wrappers: the one with the pipeline; empty where there is none.
+
+    Args:
+        cfg: A config, or None.
+    """
+    dataset = ((cfg or {}).get('test_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    return dataset
 
 
 def check_has_model(cfg: Config) -> None:

@@ -13,7 +13,14 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmtrtvit.apis.config import add_config_arguments, check_has_loop, check_has_model, default_work_dir, load_config
+from mmtrtvit.apis.config import (
+    add_config_arguments,
+    check_has_loop,
+    check_has_model,
+    dataset_of_test,
+    default_work_dir,
+    load_config,
+)
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.launch import (
     add_launch_arguments,
@@ -115,9 +122,7 @@ def augment(cfg: Config) -> None:
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if scope == 'mmdet' and any('segm' in (metric.get('metric') or ()) for metric in metrics):
         raise UserError('--tta: mmdet merges boxes and no masks: --cfg-options test_evaluator.metric=bbox')
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = dataset_of_test(cfg)
     if 'tta_pipeline' in cfg:
         dataset.pipeline = cfg.tta_pipeline
     else:

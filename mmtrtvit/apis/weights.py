@@ -35,9 +35,7 @@ class CheckWeightsHook(Hook):
         Raises:
             UserError: Too few tensors match; says how many and names some that do not.
         """
-        model = runner.model
-        while isinstance(getattr(model, 'module', None), nn.Module):  # of several processes, of augmented images
-            model = model.module
+        model = innermost(runner.model)
         wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if _counts(name)}
         state = checkpoint.get('state_dict', checkpoint)
         # mmengine leaves the model's own values where there are arrays instead of tensors
@@ -63,6 +61,13 @@ class CheckWeightsHook(Hook):
         if not matched or len(matched) < self.at_least * len(wanted):
             raise UserError(f'{report}. It belongs to another model or config{_within(self.filename, checkpoint)}')
         print_log(report, logger='current', level=30)
+
+
+def innermost(model: nn.Module) -> nn.Module:
+    """The model without what runs it in several processes or on augmented images."""
+    while isinstance(inner := getattr(model, 'module', None), nn.Module):
+        model = inner
+    return model
 
 
 def _within(filename: str, checkpoint: dict[str, Any]) -> str:

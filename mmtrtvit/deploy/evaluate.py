@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
+from mmtrtvit.apis.config import dataset_of_test
 from mmtrtvit.deploy.backends import EngineCard, LoadOptions, read_card
 from mmtrtvit.deploy.inference import Classification, Detections, Engine, Postprocess, Segmentation, kind_of, load
 from mmtrtvit.deploy.preprocess import Letterbox, Placement, clip_boxes
@@ -276,9 +277,7 @@ def adapt_pipeline(cfg: Config, letterbox: Letterbox) -> None:
     Raises:
         UserError: The data set has no pipeline in the config, or none that loads an image.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = dataset_of_test(cfg)
     steps = list(dataset.get('pipeline') or ())
     names = [step_name(step) for step in steps]
     if letterbox.mode != 'letterbox' and _gives(steps, letterbox):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmtrtvit.apis.config import dataset_of_test
+
 #: Shorter edge over crop in the testing of ImageNet classifiers: 256 / 224.
 EDGE_TO_CROP = 256 / 224
 
@@ -18,10 +20,7 @@ def step_name(step: Any) -> str:
 
 def steps_of(model_cfg: Any) -> list[Any] | None:
     """The steps of a config's pipeline of testing, also within a wrapped data set; None where there are none."""
-    dataset = ((model_cfg or {}).get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    pipeline = dataset.get('pipeline')
+    pipeline = dataset_of_test(model_cfg).get('pipeline')
     return None if pipeline is None else list(pipeline)
 
 

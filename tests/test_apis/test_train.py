@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,8 @@ from mmtrtvit.apis import test as test_api
 from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.errors import UserError
 from mmtrtvit.apis.launch import last_checkpoint
-from tests.tiny import make_detector
+
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @HOOKS.register_module()
@@ -40,21 +40,6 @@ class WatchHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.seen[runner.iter] = {name: value.item() for name, value in outputs.items()}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On images of 64 pixels threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    return str(make_detector(tmp_path))
 
 
 def child(config: str, text: str) -> str:
