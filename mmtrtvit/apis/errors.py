@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -50,7 +51,17 @@ _MISFITS = (
     ),
     (r'Seed must be between 0 and', 'randomness.seed must be from 0 to 4294967295'),
     (r'Top-\d+ accuracy is unavailable', 'topk asks for more classes than there are'),
-    (r"'ConfigDict' object has no attribute", 'a setting that it needs is not in its config'),
+    (r'expected weight to be at least 1 at dimension 0', 'it is of no channels at all: set its channels'),
+)
+#: The same of what any code says that has a defect: raised within a library's model, it is most likely its config's.
+_MISFITS_WITHIN = (
+    (r"'(ConfigDict|NoneType)' object (has no attribute|is not)", 'a setting that it needs is not in its config'),
+    (
+        r'(tuple|list) index out of range',
+        'it asks for a feature map that the part before it does not give: look at in_index, out_indices, start_level '
+        'and the number of in_channels',
+    ),
+    (r'^assert ', 'its config does not fit what it gets'),
 )
 _WITHOUT_DOWNLOAD = (
     'For what a backbone begins with: --cfg-options model.backbone.init_cfg.checkpoint=PATH, '
@@ -137,22 +148,23 @@ def explain(error: Exception, going_on: str = '') -> str | None:
 
 def _misfit(error: Exception, text: str) -> str | None:
     """The message of an error within a model whose parts, or whose data, do not fit each other."""
-    part = _part(error)
-    for words, meaning in _MISFITS:
-        if re.search(words, text) and (part or not words.startswith("'ConfigDict'")):
+    part, within = _part(error)
+    for words, meaning in (*_MISFITS, *(_MISFITS_WITHIN if within else ())):
+        if re.search(words, text):
             return f'{part}{meaning} [{_line(text)}] (--debug for more)'
     return None
 
 
-def _part(error: Exception) -> str:
-    """``'FPN: '``: the innermost part of an OpenMMLab model that was at work."""
-    name, trace = '', error.__traceback__
+def _part(error: Exception) -> tuple[str, bool]:
+    """``'FPN: '``: the innermost part of an OpenMMLab model that was at work; whether it raised the error itself."""
+    name, within, trace = '', False, error.__traceback__
     while trace is not None:
         owner = trace.tb_frame.f_locals.get('self')
-        if type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models')):
+        within = type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models'))
+        if within:
             name = f'{type(owner).__name__}: '
         trace = trace.tb_next
-    return name
+    return name, within
 
 
 def _own_words(error: Exception) -> str:
@@ -160,6 +172,8 @@ def _own_words(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if 'in DataLoader worker process' in text:
         text = re.sub(r'^[\w.]+: ', '', text.strip().splitlines()[-1])
+    if isinstance(error, AssertionError) and not text:
+        text = traceback.extract_tb(error.__traceback__)[-1].line or ''  # the condition
     return text.strip() or type(error).__name__
 
 

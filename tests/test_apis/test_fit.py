@@ -28,6 +28,10 @@ pytestmark = pytest.mark.usefixtures('one_thread')
      r'^model\.bbox_head\.num_classes=3, but the data set CocoDataset has 2 classes \(a, b\): set both alike'),
     (['model.neck.in_channels=[8,16,32,65]'],
      r'^FPN: it gets another number of channels than it was made for: set its in_channels .* 65 channels, but got 64'),
+    (['model.bbox_head.anchor_generator=None'], r"^RetinaHead cannot be built as .*got <class 'NoneType'>"),
+    (['model.train_cfg=None'], '^RetinaHead: a setting that it needs is not in its config'),
+    (['model.backbone.out_indices=[0,1,2]'],
+     r'^FPN: its config does not fit what it gets \[assert len\(inputs\) == len\(self\.in_channels\)\]'),
     (['randomness.seed=-5'], r'^randomness\.seed must be from 0 to 4294967295'),
 ])  # fmt: skip
 def test_parts_of_a_detector_that_do_not_fit(config: str, fail: Tool, options: list[str], expected: str) -> None:
@@ -40,6 +44,12 @@ def test_parts_of_a_detector_that_do_not_fit(config: str, fail: Tool, options: l
     (make_segmentor, ['model.test_cfg.mode=slide'], r"model\.test_cfg\.mode='slide' needs crop_size and"),
     (make_segmentor, ['model.decode_head.num_classes=4', 'train_dataloader.dataset.reduce_zero_label=True',
                       'model.decode_head.ignore_index=9'], r'^CrossEntropyLoss: the data has a label .*Target 255'),
+    (make_segmentor, ['model.decode_head.in_index=9'], '^FCNHead: it asks for a feature map .* look at in_index'),
+    (make_segmentor, ['model.decode_head.in_index=[0,9]'],
+     r'^FCNHead: its config does not fit what it gets \[assert isinstance\(in_index, int\)\]'),
+    (make_segmentor, ['model.decode_head.channels=0'], '^FCNHead: it is of no channels at all'),
+    (make_segmentor, ['model.test_cfg=None'], '^EncoderDecoder: a setting that it needs is not in its config'),
+    (make_classifier, ['model.head=None'], '^ImageClassifier: a setting that it needs is not in its config'),
     (make_classifier, ['model.head.num_classes=2'], r'^model\.head\.num_classes=2, but .* CustomDataset has 3'),
     (make_classifier, ['model.head.in_channels=63'], '^LinearClsHead: it gets another number of channels'),
     (make_classifier, ['val_evaluator.topk=1,5'], r'^val_evaluator\.topk=\(1, 5\): the model has 3 classes'),
