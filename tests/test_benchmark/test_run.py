@@ -123,7 +123,7 @@ def test_a_model_that_fails_is_a_row_and_status_1(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / 'broken.py'
-    broken.write_text(f"_base_ = {str(config)!r}\nmodel = dict(bbox_head=dict(type='FreeAnchorRetinaHead'))\n")
+    broken.write_text(f"_base_ = {str(config)!r}\nmodel = dict(bbox_head=dict(type='PISARetinaHead'))\n")
     words = arguments(config, tmp_path, '--parts', 'end2end', '--backend', 'pytorch', '--no-breakdown')
     words[1:2] = [str(config), str(broken)]
     with pytest.raises(SystemExit) as ended:
@@ -132,9 +132,9 @@ def test_a_model_that_fails_is_a_row_and_status_1(
     (path,) = tmp_path.glob('*.json')
     good, bad = read_results(path).rows
     assert good.wall is not None
-    assert 'FreeAnchorRetinaHead' in bad.error
+    assert 'PISARetinaHead' in bad.error
     assert bad.wall is None
-    assert 'FreeAnchorRetinaHead' in capsys.readouterr().out
+    assert 'PISARetinaHead' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

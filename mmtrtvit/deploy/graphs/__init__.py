@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmtrtvit.deploy.graphs import atss, classifier, dense, fcos, rtmdet, segmentor, two_stage
+from mmtrtvit.deploy.graphs import atss, classifier, dense, fcos, gfl, rtmdet, segmentor, two_stage, vfnet, yolox
 from mmtrtvit.deploy.graphs.base import (
     DENSE_HEADS,
     MODEL_GRAPHS,
@@ -25,7 +25,10 @@ __all__ = [
     'classifier',
     'dense',
     'fcos',
+    'gfl',
     'rtmdet',
     'segmentor',
     'two_stage',
+    'vfnet',
+    'yolox',
 ]

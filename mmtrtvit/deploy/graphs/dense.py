@@ -41,7 +41,7 @@ def rows_of(options: GraphOptions, test_cfg: Any) -> int:
         UnsupportedModelError: The model keeps fewer than ``max_dets``, or all and there is no ``max_dets``; or these
             are more than TensorRT sorts.
     """
-    kept = int(test_cfg.max_per_img)
+    kept = int(test_cfg.get('max_per_img', -1))
     if kept < 1 and options.max_dets is None:
         raise UnsupportedModelError(f'test_cfg.max_per_img={kept} keeps everything: set it or max_dets to a number')
     if options.max_dets is not None and 1 <= kept < options.max_dets:
@@ -115,7 +115,7 @@ class DenseHead(Float32Island):
         self.num_classes = head.cls_out_channels
         self.classes = int(head.num_classes)
         self.use_sigmoid = head.use_sigmoid_cls
-        self.coder = head.bbox_coder
+        self.coder: Any = getattr(head, 'bbox_coder', None)
         self.nms = options.nms
         self.iou_threshold, self.class_agnostic = nms_settings(cfg, f'{type(head).__name__}.test_cfg')
         self.score_threshold = float(cfg.get('score_thr', 0))
@@ -123,9 +123,12 @@ class DenseHead(Float32Island):
         self.min_size = float(min_size) if min_size >= 0 else None
         self.max_dets = rows_of(options, cfg)
         self.nms_pre = int(cfg.get('nms_pre', -1))
-        priors = head.prior_generator.grid_priors(shapes, device='cpu')
-        for level, prior in enumerate(priors):
+        for level, prior in enumerate(self.priors(head, shapes)):
             self.register_buffer(f'priors_{level}', prior[None].float())  # (1, N, 4) or (1, N, 2)
+
+    def priors(self, head: Any, shapes: list[tuple[int, int]]) -> list[Tensor]:
+        """Return the anchors ``(N, 4)`` or points ``(N, 2)`` of each level, in pixels of the canvas."""
+        return list(head.prior_generator.grid_priors(shapes, device='cpu'))
 
     def scores(self, logits: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return class scores ``(B, N, C)`` in [0, 1] and a factor ``(B, N)`` or None, of the raw outputs."""
@@ -155,9 +158,7 @@ class DenseHead(Float32Island):
             if factor is not None:
                 best = best * gather_rows(factor, index)
             priors = self.get_buffer(f'priors_{level}').expand(logits.shape[0], -1, -1)
-            boxes.append(
-                decode_boxes(self.coder, gather_rows(priors, index), gather_rows(deltas, index), self.image_shape)
-            )
+            boxes.append(self.decode(level, gather_rows(priors, index), gather_rows(deltas, index)))
             scores.append(torch.where(valid, best, INVALID))
             labels.append(label)
         found = select_detections(
@@ -178,6 +179,10 @@ class DenseHead(Float32Island):
             exact = exact & (uncut if len(outputs) > 2 else uncut | (found.num_dets >= self.max_dets))
         return found.boxes, found.scores, found.labels, found.num_dets, exact
 
+    def decode(self, level: int, priors: Tensor, predictions: Tensor) -> Tensor:
+        """Return the boxes ``(B, K, 4)`` of what was predicted for some priors of one level."""
+        return decode_boxes(self.coder, priors, predictions, self.image_shape)
+
     def columns(self) -> tuple[int, int, int]:
         """Return the numbers per prior: class logits, box values, score factors."""
         return self.num_classes, int(self.coder.encode_size), 1
@@ -188,12 +193,15 @@ def flatten_level(x: Tensor, columns: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)
 
 
-@register(DENSE_HEADS, 'RetinaHead', 'RetinaSepBNHead')
-class RetinaHead(DenseHead):
-    """RetinaNet (arXiv 1708.02002): anchors and deltas, a sigmoid per class."""
+@register(DENSE_HEADS, 'RetinaHead', 'RetinaSepBNHead', 'FreeAnchorRetinaHead', 'YOLOFHead')
+class AnchorHead(DenseHead):
+    """RetinaNet (arXiv 1708.02002), FreeAnchor (1909.02466), YOLOF (2103.09460): anchors and deltas."""
 
 
-@register(MODEL_GRAPHS, 'RetinaNet', 'ATSS', 'FCOS', 'RTMDet', 'SingleStageDetector')
+@register(
+    MODEL_GRAPHS, 'RetinaNet', 'ATSS', 'FCOS', 'RTMDet', 'GFL', 'VFNet', 'DDOD', 'AutoAssign', 'YOLOF', 'YOLOX',
+    'SingleStageDetector',
+)  # fmt: skip
 class SingleStageGraph(DeployGraph):
     """Backbone, neck, dense head and its decoding."""
 

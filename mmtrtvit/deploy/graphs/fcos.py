@@ -1,4 +1,4 @@
-"""FCOS (arXiv 1904.01355): points and distances, scores times centerness."""
+"""FCOS (arXiv 1904.01355) and AutoAssign (2007.03496): points and distances, scores times centerness."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from mmtrtvit.deploy.graphs.base import DENSE_HEADS, register
 from mmtrtvit.deploy.graphs.dense import DenseHead
 
 
-@register(DENSE_HEADS, 'FCOSHead')
+@register(DENSE_HEADS, 'FCOSHead', 'AutoAssignHead')
 class FCOSHead(DenseHead):
-    """FCOS (arXiv 1904.01355): points and distances, scores times centerness."""
+    """FCOS (arXiv 1904.01355) and AutoAssign (2007.03496): points and distances, scores times centerness."""

@@ -12,8 +12,10 @@ from mmtrtvit.deploy.graphs import DeployGraph, GraphOptions, build_graph
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs
 from tests.test_deploy import models
 
-DETECTORS = ('retinanet', 'retinanet-sepbn', 'atss', 'fcos', 'rtmdet', 'faster-rcnn', 'mask-rcnn', 'cascade-rcnn',
-             'cascade-mask-rcnn')  # fmt: skip
+DETECTORS = ('retinanet', 'retinanet-sepbn', 'freeanchor', 'yolof', 'atss', 'ddod', 'fcos', 'autoassign', 'vfnet',
+             'gfl', 'rtmdet', 'yolox', 'faster-rcnn', 'mask-rcnn', 'cascade-rcnn', 'cascade-mask-rcnn')  # fmt: skip
+#: What the library itself does not clip to the canvas.
+UNCLIPPED = ('yolox',)
 SEGMENTORS = ('upernet', 'semantic-fpn', 'fcn', 'psp', 'aspp', 'binary', 'ocr')
 CLASSIFIERS = ('resnet-classifier', 'vit-classifier')
 HEIGHT, WIDTH = 96, 128

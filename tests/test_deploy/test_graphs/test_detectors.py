@@ -10,7 +10,7 @@ import torch
 from mmtrtvit.deploy.graphs import two_stage
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from tests.test_deploy import models
-from tests.test_deploy.test_graphs.common import DETECTORS, assert_parity, eager, feed, graph_of, images
+from tests.test_deploy.test_graphs.common import DETECTORS, UNCLIPPED, assert_parity, eager, feed, graph_of, images
 
 AGNOSTIC = {'roi_head.bbox_head.reg_class_agnostic': True}
 PER_CLASS_CASCADE = {f'roi_head.bbox_head.{stage}.reg_class_agnostic': False for stage in range(3)}
@@ -66,13 +66,14 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('batch', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detections_are_those_of_mmdet(name: str, batch: int) -> None:
     model = models.build(name)
     graph = graph_of(model, batch_size=batch)
     pictures = images(batch)
-    verdict = assert_parity(model, graph, eager(graph, feed(graph, model, pictures)), pictures)
+    found = eager(graph, feed(graph, model, pictures))
+    verdict = assert_parity(model, graph, found, pictures, clipped=name not in UNCLIPPED)
     assert verdict.detections == batch * 20  # the models are made to find something everywhere
 
 

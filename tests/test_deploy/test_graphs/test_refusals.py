@@ -20,9 +20,10 @@ SHARED_HEAD = dict(type='ResLayer', depth=50, stage=3, stride=2, style='pytorch'
 
 # what is changed in which model -> what is said
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    ('retinanet', {'bbox_head.type': 'FreeAnchorRetinaHead'}, {},
-     r'dense head FreeAnchorRetinaHead has no deployable graph\. Supported: ATSSHead, FCOSHead, RTMDetHead, '
-     r'RTMDetSepBNHead, RetinaHead, RetinaSepBNHead\. docs/deployment\.md, "Adding a head", shows how to add one'),
+    ('retinanet', {'bbox_head.type': 'PISARetinaHead'}, {},
+     r'dense head PISARetinaHead has no deployable graph\. Supported: ATSSHead, AutoAssignHead, DDODHead, FCOSHead, '
+     r'FreeAnchorRetinaHead, GFLHead, RTMDetHead, RTMDetSepBNHead, RetinaHead, RetinaSepBNHead, VFNetHead, YOLOFHead, '
+     r'YOLOXHead\. docs/deployment\.md, "Adding a head", shows how to add one'),
     ('faster-rcnn', {'roi_head.type': 'DoubleHeadRoIHead', 'roi_head.reg_roi_scale_factor': 1.3}, {},
      r'RoI head DoubleHeadRoIHead has no deployable graph\. Supported: CascadeRoIHead, StandardRoIHead\. docs/'),
     ('faster-rcnn', {'rpn_head': dict(
@@ -48,6 +49,8 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ('retinanet', {'test_cfg.max_per_img': 20}, dict(max_dets=21),
      r'max_dets=21: the model keeps test_cfg\.max_per_img=20: raise that or leave it out'),
     ('faster-rcnn', {'test_cfg.rcnn.max_per_img': 20}, dict(max_dets=30), r'max_dets=30: the model keeps .*=20'),
+    ('yolox', {'test_cfg': dict(_delete_=True, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65))}, {},
+     r'test_cfg\.max_per_img=-1 keeps everything: set it or max_dets'),
     ('retinanet', {'test_cfg.max_per_img': -1}, {}, r'test_cfg\.max_per_img=-1 keeps everything: set it or max_dets'),
     ('faster-rcnn', {'test_cfg.rpn.max_per_img': 4000}, {},
      r'rpn_head\.test_cfg\.max_per_img=4000: TensorRT sorts at most 3840 rows, lower it'),

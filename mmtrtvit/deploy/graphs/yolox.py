@@ -1,0 +1,45 @@
+"""YOLOX (arXiv 2107.08430): one class a place, its score times objectness, one NMS over all places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrtvit.deploy.graphs.base import DENSE_HEADS, register
+from mmtrtvit.deploy.graphs.dense import INVALID, DenseHead, flatten_level
+from mmtrtvit.deploy.ops.nms import select_detections
+
+
+@register(DENSE_HEADS, 'YOLOXHead')
+class YOLOXHead(DenseHead):
+    """YOLOX (arXiv 2107.08430): one class a place, its score times objectness, one NMS over all places."""
+
+    def priors(self, head: Any, shapes: list[tuple[int, int]]) -> list[Tensor]:
+        """Return points and strides ``(N, 4)`` of each level: x, y, width, height in pixels."""
+        return list(head.prior_generator.grid_priors(shapes, device='cpu', with_stride=True))
+
+    def forward(self, outputs: tuple[list[Tensor], ...]) -> tuple[Tensor, ...]:
+        """As :meth:`DenseHead.forward`; the third of the outputs is objectness."""
+        logits, deltas, objectness = (
+            torch.cat([flatten_level(level, columns) for level in levels], 1).float()
+            for levels, columns in zip(outputs, (self.num_classes, 4, 1), strict=True)
+        )
+        best, labels = logits.sigmoid().max(-1)  # (B, N) over all levels
+        scores = best * objectness[..., 0].sigmoid()
+        priors = torch.cat([self.get_buffer(f'priors_{level}') for level in range(len(outputs[0]))], 1)
+        centre = deltas[..., :2] * priors[..., 2:] + priors[..., :2]
+        half = deltas[..., 2:].exp() * priors[..., 2:] / 2
+        found = select_detections(
+            torch.cat((centre - half, centre + half), -1),  # not clipped, as mmdet's
+            torch.where(scores >= self.score_threshold, scores, INVALID),
+            labels,
+            score_threshold=INVALID / 2,
+            iou_threshold=self.iou_threshold,
+            max_dets=self.max_dets,
+            class_agnostic=self.class_agnostic,
+            options=self.nms,
+            num_classes=self.classes,
+        )
+        return found.boxes, found.scores, found.labels, found.num_dets, found.exact
