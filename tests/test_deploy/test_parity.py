@@ -66,6 +66,22 @@ def test_the_limits(name: str, within: float, beyond: float) -> None:
     assert verdict.rows[0].largest == pytest.approx(0.9)
 
 
+def test_masks_of_int8_are_compared_as_they_are_pasted() -> None:
+    reference = detections(masks=True)
+    reference['masks'][0, 3] = 0.0
+    reference['masks'][0, 3, :20] = 0.9  # 20 of 28 rows
+    border, shifted, gone = (changed(reference, 'masks', 3, 0.0) for _ in range(3))
+    border['masks'][0, 3, 20, :] = 0.8  # one row more: IoU 20 / 21
+    shifted['masks'][0, 3] = reference['masks'][0, 3].roll(3, 0)  # IoU 17 / 23
+    gone['masks'][0, 3] = 0.2
+    for found, distance, alone in ((border, 1 / 21, 0), (shifted, 0.0, 2), (gone, 0.0, 2)):
+        verdict = compare(reference, found, TOLERANCES['int8'])
+        assert {row.output: row for row in verdict.rows}['masks'].largest == pytest.approx(distance)
+        assert len(verdict.unmatched) == alone
+    assert compare(gone, gone, TOLERANCES['int8']).unmatched == ()  # no pixel on either side
+    assert len(compare(reference, border, TOLERANCES['fp16']).unmatched) == 2
+
+
 def test_order_does_not_matter() -> None:
     reference = detections(masks=True)
     turned = {
