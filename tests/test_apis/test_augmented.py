@@ -58,6 +58,7 @@ def test_scores_of_a_classifier_are_averaged(tmp_path: Path) -> None:
         assert torch.allclose(both['pred_score'], mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_probabilities_of_a_segmentor_are_averaged(tmp_path: Path) -> None:
     """mmseg turns a mirrored prediction back by itself."""
     found = runs(make_segmentor, tmp_path, [])

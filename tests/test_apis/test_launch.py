@@ -202,6 +202,7 @@ def by_torchrun(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return figures(train_in_two(tmp_path_factory.mktemp('torchrun'), 'pytorch'))
 
 
+@pytest.mark.slow
 def test_no_thread_outlives_the_exchange(tmp_path: Path) -> None:
     """One that drops a tensor while Python ends aborts a process whose work is done: seen once in many trainings."""
     config = make_detector(tmp_path, images=8)

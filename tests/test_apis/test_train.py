@@ -66,7 +66,7 @@ def test_a_detector_resumes_bit_for_bit(config: str, tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize('stays', [False, True])
+@pytest.mark.parametrize('stays', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_work_dir_that_was_moved_or_copied(config: str, tmp_path: Path, stays: bool) -> None:
     """mmengine's ``last_checkpoint`` names a file by its absolute path: the one beside it is meant."""
     options = ['--cfg-options', 'train_cfg.val_interval=9', 'train_cfg.max_epochs=1']

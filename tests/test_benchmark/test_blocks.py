@@ -148,6 +148,7 @@ def test_a_difference_that_is_not_positive_gives_no_number() -> None:
     assert 'take more --rounds' in row.noise
 
 
+@pytest.mark.slow
 def test_a_real_run_of_two_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ['--backend', 'onnxruntime', '--shape', '32x64', '--kinds', 'bottleneck', 'PoolFormer', '--stages',
                  '3', '--depth', '3', '--rounds', '3', '--threads', '1', '--channels', '64', '64', '64', '64', '--out',

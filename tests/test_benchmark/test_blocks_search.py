@@ -120,6 +120,7 @@ def test_a_broken_budget_is_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ended.value.code == 1
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits_names_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         analyze_blocks.main(arguments(tmp_path, '--budget-ms', '0.0001', '--rounds', '1'))

@@ -23,7 +23,7 @@ ZOO = sorted(
     if '_base_' not in path.parts and 'deploy' not in path.parts
 )
 
-# One of each kind: every task with TRT-ViT, every peer family in one task.
+#: One of each kind: every task with TRT-ViT, the best known peers in one task.
 QUICK = {
     'mask_rcnn_trtvit.py',
     'retinanet_trtvit.py',
@@ -39,6 +39,9 @@ QUICK = {
     'pvtv2/retinanet_pvtv2-b2.py',
     'convnext/semantic_fpn_convnext-t.py',
     'poolformer/retinanet_poolformer-s24.py',
+}
+#: The families that the tests of every day leave to the slow ones.
+MORE_FAMILIES = {
     'resnext/retinanet_resnext-101.py',
     'regnet/semantic_fpn_regnety-4gf.py',
     'nextvit/retinanet_nextvit-s.py',
@@ -229,7 +232,10 @@ def replay_proposals(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize('device', ACCELERATORS)
 @pytest.mark.parametrize(
     'name',
-    [*ON_OTHER_DEVICES, *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(QUICK - {*ON_OTHER_DEVICES}))],
+    [
+        *ON_OTHER_DEVICES,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted((QUICK | MORE_FAMILIES) - {*ON_OTHER_DEVICES})),
+    ],
 )
 def test_another_device_computes_what_the_cpu_does(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of a training step, every gradient, and predictions that stay on the device."""
@@ -268,4 +274,4 @@ def test_another_device_computes_what_the_cpu_does(name: str, device: str, monke
 
 
 def test_quick_selection_names_existing_configs() -> None:
-    assert set(ZOO) >= QUICK
+    assert set(ZOO) >= QUICK | MORE_FAMILIES

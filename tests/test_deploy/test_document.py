@@ -23,6 +23,7 @@ def blocks() -> list[str]:
     return re.findall(r'```python\n(.*?)```', section, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_an_engine_to_detections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

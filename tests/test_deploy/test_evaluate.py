@@ -100,6 +100,7 @@ def test_detector_has_the_ap_and_the_detections_of_mmdet_on_the_canvas(
     assert 'suppression of duplicates proved complete on all 6 images' in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_fp16_is_evaluated_with_every_result_rounded(
     detector: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,6 +259,7 @@ def test_outside_the_tolerance_the_exit_status_is_1(
     assert json.loads((tmp_path / 'out' / 'deploy.json').read_text())['passed'] is False
 
 
+@pytest.mark.slow
 def test_options_reach_the_config_that_they_name(
     detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +295,7 @@ def test_wrong_words(
     assert not (tmp_path / 'out' / 'deploy.json').exists()
 
 
+@pytest.mark.slow
 def test_pictures_of_files_with_one_name_and_the_log(
     detector: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,7 +365,7 @@ def test_a_work_dir_that_cannot_be_made(
 
 @pytest.mark.parametrize(('part', 'outputs'), [
     ('backbone', ['feature_0', 'feature_1', 'feature_2', 'feature_3']),
-    ('network', [f'output_{number}' for number in range(10)]),
+    pytest.param('network', [f'output_{number}' for number in range(10)], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_part_alone(part: str, outputs: list[str], detector: dict[str, Path], tmp_path: Path) -> None:
     made = deploy(

@@ -104,6 +104,7 @@ def test_what_cannot_be_is_said_at_once_and_an_earlier_deployment_stays(
     assert (tmp_path / 'out' / 'deploy.json').read_text() == 'of an earlier deployment'
 
 
+@pytest.mark.slow
 def test_another_sampling_is_said(tmp_path: Path) -> None:
     """mmdet's own two-stage configs sample adaptively; the deploy config's samples are compared on both sides."""
     config = tmp_path / 'adaptive.py'

@@ -81,7 +81,7 @@ def test_the_threshold_goes_in_a_copy(tmp_path: Path) -> None:
     assert without_threshold(classifier).model == classifier.model
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'uint8'])
+@pytest.mark.parametrize('dtype', ['float32', pytest.param('uint8', marks=pytest.mark.slow)])
 def test_an_export_without_a_checkpoint_finds_something_and_one_with_it_is_left_alone(
     dtype: str, tmp_path: Path
 ) -> None:

@@ -122,7 +122,9 @@ def test_indices_choose_among_the_maps(name: str) -> None:
         type(backbone)(out_indices=(0, 9))
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name == 'vanillanet' else pytest.mark.slow) for name in SMALL]
+)
 def test_the_exported_graph_computes_the_same(name: str, tmp_path: Path) -> None:
     """75 x 101 leaves every stage with odd sides, so that padding of each kind is in the graph."""
     pytest.importorskip('onnxscript', reason='onnxscript is not installed (extra deploy)')

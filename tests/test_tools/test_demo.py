@@ -33,6 +33,7 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_detector_that_learnt_nothing_is_not_called_a_success(tmp_path: Path) -> None:
     """All four steps run and leave their results, and then the demo says that the number is too low."""
     folder = tmp_path / 'a folder'

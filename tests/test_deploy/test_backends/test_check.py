@@ -115,6 +115,7 @@ def test_whole_models(tmp_path: Path) -> None:
         assert results[1].detail.startswith('the tensorrt-rtx engine was not run: running a TensorRT-RTX engine needs')
 
 
+@pytest.mark.slow
 def test_models_that_run_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through ONNX Runtime, which runs everywhere; and one that gives other numbers fails."""
     model = 'trtvit/trtvit-a_imagenet'
