@@ -23,7 +23,7 @@ from mmtrtvit.deploy.graphs.base import (
     register,
 )
 from mmtrtvit.deploy.ops.boxes import decode_deltas, decode_distances, gather_rows, top_k_classes
-from mmtrtvit.deploy.ops.nms import select_detections
+from mmtrtvit.deploy.ops.nms import Detections, select_detections
 
 #: Score of a candidate under ``score_thr``; every real score is at least 0.
 INVALID = -1.0
@@ -161,10 +161,19 @@ class DenseHead(Float32Island):
             boxes.append(self.decode(level, gather_rows(priors, index), gather_rows(deltas, index)))
             scores.append(torch.where(valid, best, INVALID))
             labels.append(label)
-        found = select_detections(
-            torch.cat(boxes, 1),
-            torch.cat(scores, 1),
-            torch.cat(labels, 1),
+        found = self.select(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1))
+        exact = found.exact
+        if whole:  # a level was cut shorter than mmdet cuts it: harmless where it held no more, or enough were kept
+            uncut = torch.stack(whole).all(0)
+            exact = exact & (uncut if len(outputs) > 2 else uncut | (found.num_dets >= self.max_dets))
+        return found.boxes, found.scores, found.labels, found.num_dets, exact
+
+    def select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
+        """Return the detections among candidates ``(B, N, ...)``; those under the threshold score :data:`INVALID`."""
+        return select_detections(
+            boxes,
+            scores,
+            labels,
             score_threshold=INVALID / 2,
             iou_threshold=self.iou_threshold,
             max_dets=self.max_dets,
@@ -173,11 +182,6 @@ class DenseHead(Float32Island):
             min_size=self.min_size,
             num_classes=self.classes,
         )
-        exact = found.exact
-        if whole:  # a level was cut shorter than mmdet cuts it: harmless where it held no more, or enough were kept
-            uncut = torch.stack(whole).all(0)
-            exact = exact & (uncut if len(outputs) > 2 else uncut | (found.num_dets >= self.max_dets))
-        return found.boxes, found.scores, found.labels, found.num_dets, exact
 
     def decode(self, level: int, priors: Tensor, predictions: Tensor) -> Tensor:
         """Return the boxes ``(B, K, 4)`` of what was predicted for some priors of one level."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mmtrtvit.deploy.graphs.base import DENSE_HEADS, register
 from mmtrtvit.deploy.graphs.dense import INVALID, DenseHead, flatten_level
-from mmtrtvit.deploy.ops.nms import select_detections
 
 
 @register(DENSE_HEADS, 'YOLOXHead')
@@ -31,15 +30,6 @@ class YOLOXHead(DenseHead):
         priors = torch.cat([self.get_buffer(f'priors_{level}') for level in range(len(outputs[0]))], 1)
         centre = deltas[..., :2] * priors[..., 2:] + priors[..., :2]
         half = deltas[..., 2:].exp() * priors[..., 2:] / 2
-        found = select_detections(
-            torch.cat((centre - half, centre + half), -1),  # not clipped, as mmdet's
-            torch.where(scores >= self.score_threshold, scores, INVALID),
-            labels,
-            score_threshold=INVALID / 2,
-            iou_threshold=self.iou_threshold,
-            max_dets=self.max_dets,
-            class_agnostic=self.class_agnostic,
-            options=self.nms,
-            num_classes=self.classes,
-        )
+        boxes = torch.cat((centre - half, centre + half), -1)  # not clipped, as mmdet's
+        found = self.select(boxes, torch.where(scores >= self.score_threshold, scores, INVALID), labels)
         return found.boxes, found.scores, found.labels, found.num_dets, found.exact
