@@ -15,5 +15,6 @@ class VFNetHead(DenseHead):
     def __init__(self, head: Any, shapes: list[tuple[int, int]], options: GraphOptions) -> None:
         super().__init__(head, shapes, options)
         # mmdet keeps the star as a plain tensor: copied from the host in each call, which no CUDA graph can hold
-        star = head.__dict__.pop('dcn_base_offset').float()
-        head.register_buffer('dcn_base_offset', star, persistent=False)
+        star = head.__dict__.pop('dcn_base_offset', None)
+        if star is not None:  # else it is a buffer since an earlier graph of this model
+            head.register_buffer('dcn_base_offset', star.float(), persistent=False)

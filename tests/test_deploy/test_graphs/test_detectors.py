@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from mmtrtvit.deploy.graphs import two_stage
+from mmtrtvit.deploy.graphs import GraphOptions, build_graph, two_stage
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from tests.test_deploy import models
-from tests.test_deploy.test_graphs.common import DETECTORS, UNCLIPPED, assert_parity, eager, feed, graph_of, images
+from tests.test_deploy.test_graphs.common import (
+    DETECTORS,
+    HEIGHT,
+    UNCLIPPED,
+    WIDTH,
+    assert_parity,
+    eager,
+    feed,
+    graph_of,
+    images,
+)
 
 AGNOSTIC = {'roi_head.bbox_head.reg_class_agnostic': True}
 PER_CLASS_CASCADE = {f'roi_head.bbox_head.{stage}.reg_class_agnostic': False for stage in range(3)}
@@ -159,3 +169,12 @@ def test_the_graph_folds_a_copy_and_leaves_the_model_alone() -> None:
         name: value.shape for name, value in before.items()
     }
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'vfnet'])
+def test_a_model_can_become_a_graph_twice(name: str) -> None:
+    model = models.build(name)
+    first, second = (build_graph(model, GraphOptions(height=HEIGHT, width=WIDTH)) for _ in range(2))
+    image = models.normalized(model, images(1))
+    for one, other in zip(eager(first, image).values(), eager(second, image).values(), strict=True):
+        assert torch.equal(one, other)
