@@ -63,6 +63,7 @@ _MISFITS_WITHIN = (
     ),
     (r'^assert ', 'its config does not fit what it gets'),
 )
+_LIBRARIES = ('mmdet.models', 'mmseg.models', 'mmpretrain.models')
 _WITHOUT_DOWNLOAD = (
     'For what a backbone begins with: --cfg-options model.backbone.init_cfg.checkpoint=PATH, '
     'or for random weights model.backbone.init_cfg=None'
@@ -159,9 +160,9 @@ def _part(error: Exception) -> tuple[str, bool]:
     """``'FPN: '``: the innermost part of an OpenMMLab model that was at work; whether it raised the error itself."""
     name, within, trace = '', False, error.__traceback__
     while trace is not None:
-        owner = trace.tb_frame.f_locals.get('self')
-        within = type(owner).__module__.startswith(('mmdet.models', 'mmseg.models', 'mmpretrain.models'))
-        if within:
+        frame, owner = trace.tb_frame, trace.tb_frame.f_locals.get('self')
+        within = str(frame.f_globals.get('__name__')).startswith(_LIBRARIES)
+        if type(owner).__module__.startswith((*_LIBRARIES, 'mmtrtvit.models')):
             name = f'{type(owner).__name__}: '
         trace = trace.tb_next
     return name, within
@@ -173,7 +174,8 @@ def _own_words(error: Exception) -> str:
     if 'in DataLoader worker process' in text:
         text = re.sub(r'^[\w.]+: ', '', text.strip().splitlines()[-1])
     if isinstance(error, AssertionError) and not text:
-        text = traceback.extract_tb(error.__traceback__)[-1].line or ''  # the condition
+        frames = traceback.extract_tb(error.__traceback__)
+        text = (frames[-1].line or '') if frames else ''  # the condition
     return text.strip() or type(error).__name__
 
 

@@ -107,18 +107,19 @@ class Parity:
         return values
 
 
-def compare(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
+def compare(reference: Outputs, found: Outputs, tolerance: Tolerance, mask_threshold: float = 0.5) -> Parity:
     """Compare two sets of the contract's tensors.
 
     Args:
         reference: What is right.
         found: What a backend gave; ``exact``, where there is, is only looked at here.
         tolerance: What may differ.
+        mask_threshold: What the model cuts its masks at, for a tolerance ``masks_by_iou``.
     """
     reference = {name: value.detach().cpu() for name, value in reference.items()}
     found = {name: value.detach().cpu() for name, value in found.items()}
     if 'boxes' in reference:
-        return _detections(reference, found, tolerance)
+        return _detections(reference, found, tolerance, mask_threshold)
     if 'label_map' in reference:
         share = float((reference['label_map'] == found['label_map']).double().mean())
         return Parity((Row('label_map', share, tolerance.pixels, share >= tolerance.pixels, 'share of equal pixels'),))
@@ -138,7 +139,7 @@ def _relative(name: str, reference: Tensor, found: Tensor, tolerance: Tolerance)
     return Row(name, largest, tolerance.logits, largest <= tolerance.logits, 'relative to the largest value')
 
 
-def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Parity:
+def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance, mask_threshold: float) -> Parity:
     """Pair the detections of both sides by label and place.
 
     A pair counts if either side reaches the score floor, so that a detection near it does not come and go.
@@ -146,7 +147,7 @@ def _detections(reference: Outputs, found: Outputs, tolerance: Tolerance) -> Par
     pairs, unmatched, alone = [], [], 0
     for image in range(reference['boxes'].shape[0]):
         ours, theirs = (_real(side, image) for side in (reference, found))
-        chosen, left = _pair(ours, theirs, tolerance)
+        chosen, left = _pair(ours, theirs, tolerance, mask_threshold)
         pairs += [pair for pair in chosen if pair.score >= tolerance.score_floor]
         left = [single for single in left if single.score >= tolerance.score_floor]
         unmatched += [f'image {image}: {single.text}' for single in left]
@@ -192,7 +193,7 @@ class _Single(NamedTuple):
 
 
 def _pair(
-    ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: Tolerance
+    ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: Tolerance, mask_threshold: float
 ) -> tuple[list[_Pair], list[_Single]]:
     """Return the pairs that agree, and the detections that have no partner."""
     if len(ours['scores']) and len(theirs['scores']):
@@ -203,7 +204,7 @@ def _pair(
         masks = torch.zeros_like(boxes)
         if 'masks' in ours and 'masks' in theirs:
             for r, f in agree.nonzero().tolist():
-                masks[r, f] = _mask_distance(ours['masks'][r], theirs['masks'][f], tolerance)
+                masks[r, f] = _mask_distance(ours['masks'][r], theirs['masks'][f], tolerance, mask_threshold)
             agree &= masks <= tolerance.masks
     else:
         agree = torch.zeros(len(ours['scores']), len(theirs['scores']), dtype=torch.bool)
@@ -224,11 +225,12 @@ def _pair(
     return pairs, alone
 
 
-def _mask_distance(ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> float:
+def _mask_distance(ours: Tensor, theirs: Tensor, tolerance: Tolerance, threshold: float) -> float:
     """Return how far two masks ``(h, w)`` are apart, in the measure of ``tolerance.masks``."""
     if not tolerance.masks_by_iou:
         return float((ours.double() - theirs.double()).abs().max())
-    either, both = ((ours >= 0.5) | (theirs >= 0.5)).sum(), ((ours >= 0.5) & (theirs >= 0.5)).sum()
+    ours, theirs = ours >= threshold, theirs >= threshold
+    either, both = (ours | theirs).sum(), (ours & theirs).sum()
     return 1.0 - float(both / either) if either else 0.0
 
 

@@ -36,6 +36,7 @@ from mmtrtvit.deploy.config import DeployConfig, in_config_words
 from mmtrtvit.deploy.exporter import ExportReport
 from mmtrtvit.deploy.graphs import DeployGraph
 from mmtrtvit.deploy.graphs.base import INPUT
+from mmtrtvit.deploy.inference import Postprocess
 from mmtrtvit.deploy.parity import TOLERANCES, Parity, compare, library_outputs, other_sampling
 from mmtrtvit.deploy.picture import draw_side_by_side
 from mmtrtvit.deploy.precision import PrecisionReport
@@ -215,12 +216,13 @@ def _compare_and_draw(
 ) -> tuple[dict[str, Parity], list[Path]]:
     """Run both sides on each image; return what is between them, and a picture of each that can be drawn."""
     precision, parity, pictures = deploy_cfg.build.precision, {}, []
+    threshold = Postprocess.from_card(made.card).mask_threshold
     for file in images:
         canvas = made.letterbox(file)
         feed = _batch(canvas.tensor, made.graph)
         found = {name: value.cpu() for name, value in runner({'image': feed}).items()}
         reference = library_outputs(made.model, made.graph, made.graph.normalize(feed))
-        parity[str(file)] = compare(reference, found, TOLERANCES[precision])
+        parity[str(file)] = compare(reference, found, TOLERANCES[precision], threshold)
         if deploy_cfg.part != 'end2end':
             continue  # feature maps are no picture
         library = type(made.model).__module__.split('.')[0]

@@ -46,6 +46,20 @@ DENSE = dict(num_classes=3, in_channels=16, stacked_convs=1, feat_channels=16)
 ROI_LAYER = dict(roi_layer=dict(sampling_ratio=2), out_channels=16)
 
 
+def queries(levels: int) -> dict[str, Any]:
+    """Changes that make mmdet's detection transformers small."""
+    layers = dict(num_layers=2, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=64)))
+    return dict(
+        backbone=dict(BACKBONE, out_indices=(1, 2, 3)[-levels:]),
+        neck=dict(in_channels=CHANNELS[-levels:]),
+        encoder=layers,
+        decoder=layers,
+        num_queries=30,
+        bbox_head=dict(num_classes=3),
+        test_cfg=dict(max_per_img=20),
+    )
+
+
 def box_head(classes: int = 3, **changes: Any) -> dict[str, Any]:
     return dict(in_channels=16, fc_out_channels=32, num_classes=classes, **changes)
 
@@ -120,7 +134,12 @@ MODELS_OF: dict[str, tuple[str, str, dict[str, Any]]] = {
                  bbox_head=dict(DENSE, reg_max=4, norm_cfg=dict(type='GN', num_groups=4)))),
     'yolox': ('mmdet', 'yolox/yolox_tiny_8xb8-300e_coco.py', dict(
         backbone=dict(BACKBONE, out_indices=(1, 2, 3)), neck=dict(in_channels=CHANNELS[1:], out_channels=16),
-        bbox_head=dict(num_classes=3, in_channels=16, feat_channels=16), test_cfg=dict(max_per_img=20))),
+        bbox_head=dict(num_classes=3, in_channels=16, feat_channels=16))),
+    'detr': ('mmdet', 'detr/detr_r50_8xb2-150e_coco.py', queries(1)),
+    'conditional-detr': ('mmdet', 'conditional_detr/conditional-detr_r50_8xb2-50e_coco.py', queries(1)),
+    'dab-detr': ('mmdet', 'dab_detr/dab-detr_r50_8xb2-50e_coco.py', queries(1)),
+    'deformable-detr': ('mmdet', 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', queries(3)),
+    'dino': ('mmdet', 'dino/dino-4scale_r50_8xb2-12e_coco.py', queries(3)),
     'faster-rcnn': ('mmdet', '_base_/models/faster-rcnn_r50_fpn.py', two_stage(mask=False, cascade=False)),
     'mask-rcnn': ('mmdet', '_base_/models/mask-rcnn_r50_fpn.py', two_stage(mask=True, cascade=False)),
     'cascade-rcnn': ('mmdet', '_base_/models/cascade-rcnn_r50_fpn.py', two_stage(mask=False, cascade=True)),
@@ -176,7 +195,10 @@ def from_definition(name: str, config: ConfigDict, seed: int = 0) -> Any:
     """The model as its config makes it."""
     init_default_scope(MODELS_OF[name][0])
     torch.manual_seed(seed)
-    return MODELS.build(config).eval()
+    model = MODELS.build(config).eval()
+    if hasattr(model, 'level_embed'):  # memory as it was found, until mmdet's init_weights
+        nn.init.normal_(model.level_embed)
+    return model
 
 
 #: Last layers -> the largest output aside from the bias, and the bias (None: what makes the mean of each channel 0).
@@ -187,7 +209,7 @@ LAST_LAYERS: dict[str, tuple[float, float | None]] = {
     'conv_reg': (2.0, 2.0), 'rtm_reg': (2.0, 2.0), 'gfl_cls': (6.0, -4.0), 'gfl_reg': (4.0, 0.0),
     'vfnet_cls': (6.0, -4.0), 'vfnet_reg': (1.0, -1.0), 'vfnet_reg_refine': (0.5, 0.0), 'atss_iou': (3.0, 0.0),
     'cls_score': (6.0, -4.0), 'bbox_pred': (1.0, 0.0), 'object_pred': (3.0, 0.0),
-    'multi_level_conv_cls': (4.0, -1.0), 'multi_level_conv_obj': (2.0, 0.0),
+    'cls_branches': (6.0, -4.0), 'multi_level_conv_cls': (4.0, -1.0), 'multi_level_conv_obj': (2.0, 0.0),
     'multi_level_conv_reg': (1.0, 1.0),
     'conv_logits': (6.0, None), 'conv_seg': (6.0, None), 'fc': (4.0, None), 'head': (4.0, None),
 }  # fmt: skip
@@ -213,6 +235,7 @@ def settle(model: Any) -> None:
     model.train()
     features = model.neck(model.backbone(x)) if model.with_neck else model.backbone(x)
     heads = [getattr(model, name) for name in ('rpn_head', 'bbox_head', 'decode_head') if hasattr(model, name)]
+    heads = [] if hasattr(model, 'encoder') else heads  # of a transformer: no norms of batches behind the neck
     output = None
     for part in heads[0] if heads and isinstance(heads[0], nn.ModuleList) else heads:
         output = part(features) if output is None else part(features, output)
@@ -227,6 +250,8 @@ def _spread(model: Any, x: Tensor) -> None:
     layers, largest, means = last_layers(model), dict[nn.Module, float](), dict[nn.Module, Tensor]()
 
     def measure(module: Any, inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Linear):  # (..., C)
+            output = output.flatten(0, -2)
         bias = module.bias.view(-1, *[1] * (output.ndim - 2))
         largest[module] = max(largest.get(module, 1e-6), float((output - bias).abs().max()))
         means[module] = (output - bias).transpose(0, 1).flatten(1).mean(1)

@@ -80,6 +80,9 @@ def test_masks_of_int8_are_compared_as_they_are_pasted() -> None:
         assert len(verdict.unmatched) == alone
     assert compare(gone, gone, TOLERANCES['int8']).unmatched == ()  # no pixel on either side
     assert len(compare(reference, border, TOLERANCES['fp16']).unmatched) == 2
+    lower = compare(reference, gone, TOLERANCES['int8'], mask_threshold=0.1)  # 20 of 28 rows against all of them
+    assert {row.output: row for row in lower.rows}['masks'].largest < 0.25
+    assert len(lower.unmatched) == 2
 
 
 def test_order_does_not_matter() -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mmtrtvit.deploy.graphs import atss, classifier, dense, fcos, gfl, rtmdet, segmentor, two_stage, vfnet, yolox
+from mmtrtvit.deploy.graphs import (
+    atss,
+    classifier,
+    dense,
+    fcos,
+    gfl,
+    rtmdet,
+    segmentor,
+    transformer,
+    two_stage,
+    vfnet,
+    yolox,
+)
 from mmtrtvit.deploy.graphs.base import (
     DENSE_HEADS,
     MODEL_GRAPHS,
@@ -28,6 +40,7 @@ __all__ = [
     'gfl',
     'rtmdet',
     'segmentor',
+    'transformer',
     'two_stage',
     'vfnet',
     'yolox',

@@ -201,7 +201,7 @@ def build_graph(model: Any, options: GraphOptions, kind: type[DeployGraph] | Non
 
     Args:
         model: The built model, weights loaded; put into eval mode. Parts that can fold themselves
-            (``switch_to_deploy``) are folded in place: pass a copy to go on training.
+            (``switch_to_deploy``) are folded in place, plain tensors become buffers: pass a copy to go on training.
         options: The canvas, the batch, the forms of the operations.
         kind: The graph's class; None for the one that is registered for the model.
 
@@ -212,6 +212,10 @@ def build_graph(model: Any, options: GraphOptions, kind: type[DeployGraph] | Non
     for module in list(model.modules()):
         if module is not model and hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
+        # a plain tensor, such as VarifocalNet's star, is copied from the host in each call: no CUDA graph can hold that
+        for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
+            value = module.__dict__.pop(name)
+            module.register_buffer(name, value.float() if value.is_floating_point() else value, persistent=False)
     chosen = kind or lookup(MODEL_GRAPHS, model, 'model')
     graph: DeployGraph = chosen(model, options).eval()
     return graph

@@ -28,6 +28,8 @@ from mmtrtvit.deploy.ops.nms import Detections, select_detections
 #: Score of a candidate under ``score_thr``; every real score is at least 0.
 INVALID = -1.0
 MAX_TOP_K = 3840
+#: Options of mmcv's ``nms`` and the largest value with which they change nothing.
+_IDLE_NMS_OPTIONS = {'offset': 0, 'max_num': 0, 'score_threshold': 0.0}
 
 
 def rows_of(options: GraphOptions, test_cfg: Any) -> int:
@@ -59,15 +61,23 @@ def nms_settings(test_cfg: Any, where: str) -> tuple[float, bool]:
     """Return the IoU threshold and whether classes suppress each other.
 
     Raises:
-        UnsupportedModelError: Another algorithm than plain NMS is asked for.
+        UnsupportedModelError: Something else than plain NMS is asked for, or an option that changes its result.
     """
-    nms = dict(test_cfg.nms)
-    kind = nms.get('type', 'nms')
+    nms = dict((test_cfg or {}).get('nms') or {})
+    kind = nms.pop('type', 'nms')
+    nms.pop('split_thr', None)  # so many boxes go class by class: the same result
     if kind != 'nms':
         raise UnsupportedModelError(
             f'{where}.nms.type={kind!r} has no static form: set it to nms and measure the accuracy'
         )
-    return float(nms.get('iou_threshold', 0.5)), bool(nms.get('class_agnostic', False))
+    threshold = nms.pop('iou_threshold', nms.pop('iou_thr', None))  # the second as mmcv 1 called it
+    agnostic = bool(nms.pop('class_agnostic', False))
+    if threshold is None:
+        raise UnsupportedModelError(f"{where}.nms has no iou_threshold: set nms=dict(type='nms', iou_threshold=...)")
+    for name, value in nms.items():
+        if name not in _IDLE_NMS_OPTIONS or value > _IDLE_NMS_OPTIONS[name]:
+            raise UnsupportedModelError(f'{where}.nms.{name}={value!r} has no graph: leave it out')
+    return float(threshold), agnostic
 
 
 def decode_boxes(coder: Any, priors: Tensor, predictions: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -110,21 +120,35 @@ class DenseHead(Float32Island):
 
     def __init__(self, head: Any, shapes: list[tuple[int, int]], options: GraphOptions) -> None:
         super().__init__()
-        cfg = head.test_cfg
+        cfg, loss, where = head.test_cfg or {}, getattr(head, 'loss_cls', None), type(head).__name__
+        if (
+            getattr(loss, 'custom_cls_channels', False) and type(loss).__name__ != 'FocalCustomLoss'
+        ):  # that is a sigmoid
+            raise UnsupportedModelError(
+                f'{where}.loss_cls has an activation of its own: sigmoid and softmax have graphs'
+            )
         self.image_shape = options.shape
         self.num_classes = head.cls_out_channels
         self.classes = int(head.num_classes)
         self.use_sigmoid = head.use_sigmoid_cls
         self.coder: Any = getattr(head, 'bbox_coder', None)
         self.nms = options.nms
-        self.iou_threshold, self.class_agnostic = nms_settings(cfg, f'{type(head).__name__}.test_cfg')
+        self.iou_threshold, self.class_agnostic = nms_settings(cfg, f'{where}.test_cfg')
         self.score_threshold = float(cfg.get('score_thr', 0))
         min_size = cfg.get('min_bbox_size', -1)
         self.min_size = float(min_size) if min_size >= 0 else None
-        self.max_dets = rows_of(options, cfg)
+        self.max_dets = self.rows(cfg, options)
         self.nms_pre = int(cfg.get('nms_pre', -1))
         for level, prior in enumerate(self.priors(head, shapes)):
             self.register_buffer(f'priors_{level}', prior[None].float())  # (1, N, 4) or (1, N, 2)
+
+    def rows(self, test_cfg: Any, options: GraphOptions) -> int:
+        """Return how many detections the graph gives."""
+        for name in ('nms_pre', 'max_per_img'):
+            value = test_cfg.get(name, -1)
+            if value < 1:  # mmdet slices [:-1]: it drops the last candidate of each level, the last detection
+                raise UnsupportedModelError(f'test_cfg.{name}={value}: set it to a number, such as 1000 and 100')
+        return rows_of(options, test_cfg)
 
     def priors(self, head: Any, shapes: list[tuple[int, int]]) -> list[Tensor]:
         """Return the anchors ``(N, 4)`` or points ``(N, 2)`` of each level, in pixels of the canvas."""
@@ -143,18 +167,18 @@ class DenseHead(Float32Island):
             outputs: Of the mmdet head: class logits ``(B, A * C, H, W)``, box predictions ``(B, A * 4, H, W)`` and,
                 in some heads, score factors ``(B, A, H, W)``, a list over levels each.
         """
-        boxes, scores, labels, whole = [], [], [], []
+        boxes, scores, labels, limits = [], [], [], []
         for level, parts in enumerate(zip(*outputs, strict=True)):
             logits, deltas, *factors = map(flatten_level, parts, self.columns())
             level_scores, factor = self.scores(logits, factors[0] if factors else None)
             pairs = level_scores.shape[1] * level_scores.shape[2]
-            wanted = min(self.nms_pre, pairs) if self.nms_pre > 0 else pairs
+            wanted = min(self.nms_pre, pairs)
             # without a factor the best pre_top_k of all levels are among the best pre_top_k of each
             rows = min(wanted, MAX_TOP_K, MAX_TOP_K if factors else self.nms.pre_top_k)
             best, index, label = top_k_classes(level_scores, rows)
             valid = best > self.score_threshold
             if rows < wanted:
-                whole.append(~valid[:, -1])
+                limits.append(torch.where(valid, best, INVALID)[:, -1])
             if factor is not None:
                 best = best * gather_rows(factor, index)
             priors = self.get_buffer(f'priors_{level}').expand(logits.shape[0], -1, -1)
@@ -163,9 +187,11 @@ class DenseHead(Float32Island):
             labels.append(label)
         found = self.select(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1))
         exact = found.exact
-        if whole:  # a level was cut shorter than mmdet cuts it: harmless where it held no more, or enough were kept
-            uncut = torch.stack(whole).all(0)
-            exact = exact & (uncut if len(outputs) > 2 else uncut | (found.num_dets >= self.max_dets))
+        if limits:  # levels cut shorter than mmdet cuts them: harmless where they held no more, or enough were kept
+            limit = torch.stack(limits).amax(0)  # no lost candidate scores more
+            plain = len(outputs) == 2 and self.min_size is None  # then what is lost has pre_top_k better ones before it
+            enough = found.num_dets >= self.max_dets if plain else found.scores[:, -1] > limit
+            exact = exact & (enough | (limit < 0))
         return found.boxes, found.scores, found.labels, found.num_dets, exact
 
     def select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:

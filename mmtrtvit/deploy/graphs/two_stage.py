@@ -48,7 +48,9 @@ class Proposals(Float32Island):
         self.coder = head.bbox_coder
         self.use_sigmoid = head.use_sigmoid_cls
         self.columns = int(head.cls_out_channels)  # 1, or 2 with softmax: background last
-        self.iou_threshold, _ = nms_settings(cfg, 'rpn_head.test_cfg')
+        self.iou_threshold, agnostic = nms_settings(cfg, 'rpn_head.test_cfg')
+        if agnostic:
+            raise UnsupportedModelError('rpn_head.test_cfg.nms.class_agnostic=True has no graph: leave it out')
         self.nms = options.nms
         self.nms_pre = int(cfg.get('nms_pre', -1))
         min_size = cfg.get('min_bbox_size', -1)

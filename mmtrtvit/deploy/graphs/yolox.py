@@ -7,13 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrtvit.deploy.graphs.base import DENSE_HEADS, register
-from mmtrtvit.deploy.graphs.dense import INVALID, DenseHead, flatten_level
+from mmtrtvit.deploy.graphs.base import DENSE_HEADS, GraphOptions, UnsupportedModelError, register
+from mmtrtvit.deploy.graphs.dense import INVALID, DenseHead, flatten_level, rows_of
 
 
 @register(DENSE_HEADS, 'YOLOXHead')
 class YOLOXHead(DenseHead):
     """YOLOX (arXiv 2107.08430): one class a place, its score times objectness, one NMS over all places."""
+
+    def __init__(self, head: Any, shapes: list[tuple[int, int]], options: GraphOptions) -> None:
+        super().__init__(head, shapes, options)
+        self.min_size = None  # mmdet's YOLOX reads neither min_bbox_size nor nms_pre
+
+    def rows(self, test_cfg: Any, options: GraphOptions) -> int:
+        """Return ``max_dets``: mmdet's YOLOX keeps every detection, whatever ``max_per_img`` says."""
+        if options.max_dets is None:
+            raise UnsupportedModelError('YOLOX keeps every detection: set max_dets to a number, such as 100')
+        return rows_of(options, {})
 
     def priors(self, head: Any, shapes: list[tuple[int, int]]) -> list[Tensor]:
         """Return points and strides ``(N, 4)`` of each level: x, y, width, height in pixels."""

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmtrtvit.deploy.graphs import GraphOptions, build_graph, two_stage
+from mmtrtvit.deploy.graphs import GraphOptions, two_stage
+from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from tests.test_deploy import models
 from tests.test_deploy.test_graphs.common import (
@@ -30,6 +31,8 @@ MASK_80 = {'roi_head.bbox_head.num_classes': 80, 'roi_head.mask_head.num_classes
 TRTVIT_BACKBONE = {'backbone': models.TRTVIT, 'neck.in_channels': models.TRTVIT_CHANNELS}
 TWINS_BACKBONE = {'backbone': models.TWINS}
 ADAPTIVE = {f'roi_head.{kind}_roi_extractor.roi_layer.sampling_ratio': 0 for kind in ('bbox', 'mask')}
+REFINED = {'with_box_refine': True}
+TWO_STAGES = {'with_box_refine': True, 'as_two_stage': True}
 NO_PROPOSALS = {'test_cfg.rpn.min_bbox_size': 1000}
 
 # name of the case -> model, changes of its config, options of the graph; None: mmdet's own numbers
@@ -49,7 +52,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     'boxes beyond the image': ('retinanet', {'bbox_head.bbox_coder.clip_border': False}, {}),
     'few rows': ('mask-rcnn', {}, dict(max_dets=7)),
     'more rows than candidates': ('retinanet', {'test_cfg.max_per_img': 300, 'test_cfg.score_thr': 0.4}, {}),
-    'all candidates': ('retinanet', {'test_cfg.nms_pre': -1}, {}),
+    'no fewer candidates a level': ('faster-rcnn', {'test_cfg.rpn.nms_pre': -1}, {}),
+    'as mmcv 1 called it': ('gfl', {'test_cfg.nms': dict(_delete_=True, type='nms', iou_thr=0.1, max_num=-1)}, {}),
+    'what YOLOX does not read': ('yolox', {'test_cfg.min_bbox_size': 40, 'test_cfg.max_per_img': 5}, {}),
     'cut by nms_pre': ('retinanet', {'test_cfg.nms_pre': 13}, {}),
     'cut by nms_pre, with centerness': ('atss', {'test_cfg.nms_pre': 13}, {}),
     'proposals of few a level': ('faster-rcnn', {'test_cfg.rpn.nms_pre': 9}, {}),
@@ -65,6 +70,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     'own nodes': ('mask-rcnn', {}, dict(nms=NMSOptions(form='onnx'), roi_align='onnx')),
     'adaptive sampling': ('faster-rcnn', {'roi_head.bbox_roi_extractor.roi_layer.sampling_ratio': 0},
                           dict(roi_align='onnx')),
+    'boxes refined by each layer': ('deformable-detr', REFINED, {}),
+    'queries of the encoder': ('deformable-detr', TWO_STAGES, {}),
+    'queries, odd canvas': ('dino', {}, dict(height=83, width=117)),
+    'queries, 80 classes': ('dino', {'bbox_head.num_classes': 80, 'test_cfg.max_per_img': 300}, {}),
+    'queries, few rows': ('detr', {}, dict(max_dets=7)),
+    'queries, uint8': ('detr', {}, dict(image_dtype='uint8')),
+    'queries of TRT-ViT': ('dino', {'backbone': dict(models.TRTVIT, out_indices=(1, 2, 3)),
+                                    'neck.in_channels': models.TRTVIT_CHANNELS[1:]}, {}),
     'another sampling than the model has': ('mask-rcnn', ADAPTIVE, dict(roi_sampling_ratio=2)),
 }  # fmt: skip
 NOTHING = {
@@ -94,7 +107,9 @@ def test_every_setting_of_a_model(case: str) -> None:
     graph = graph_of(model, batch_size=2, **options)
     pictures = images(2, *graph.options.shape)
     found = eager(graph, feed(graph, model, pictures))
-    verdict = assert_parity(model, graph, found, pictures, clipped=case != 'boxes beyond the image')
+    verdict = assert_parity(
+        model, graph, found, pictures, clipped=case != 'boxes beyond the image' and name not in UNCLIPPED
+    )
     assert verdict.detections >= 14
     assert found['exact'].all()
 
@@ -148,6 +163,23 @@ def test_the_certificate_is_withheld_where_candidates_were_lost() -> None:
     assert not found['exact'].any()
 
 
+@pytest.mark.parametrize(('inverted', 'proved'), [(2.2, False), (-1.5, True)])
+def test_the_certificate_looks_at_boxes_that_are_too_small(inverted: float, proved: bool) -> None:
+    """A level with more inverted boxes than pre_top_k, which are left out, hides a sound box if that scores less."""
+    model = models.build('rtmdet', {'bbox_head.num_classes': 80, 'test_cfg.nms_pre': 30000, 'test_cfg.max_per_img': 2})
+    shapes = [(8, 8), (4, 4), (2, 2)]
+    logits = [torch.full((1, 80, *shape), -20.0) for shape in shapes]
+    distances = [torch.full((1, 4, *shape), 8.0) for shape in shapes]
+    logits[0].view(1, 80, 64)[0, :, :20] = inverted
+    distances[0].view(1, 4, 64)[0, :, :20] = -4.0
+    logits[0].view(1, 80, 64)[0, 0, 36] = 1.4
+    logits[1].view(1, 80, 16)[0, 0, [0, 15]] = -0.85
+    boxes, scores, _, _, exact = graph_of(model, 64, 64).detections((logits, distances))
+    expected = model.bbox_head.predict_by_feat(logits, distances, batch_img_metas=[dict(img_shape=(64, 64))])[0]
+    assert (torch.allclose(scores[0], expected.scores) and torch.allclose(boxes[0], expected.bboxes)) == proved
+    assert exact.tolist() == [proved]
+
+
 def test_the_certificate_looks_at_levels_cut_shorter_than_mmdet_cuts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proposals of levels with more anchors than may be sorted, all of which mmdet would look at."""
     monkeypatch.setattr(two_stage, 'MAX_TOP_K', 100)
@@ -171,10 +203,12 @@ def test_the_graph_folds_a_copy_and_leaves_the_model_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize('part', ['network', 'end2end'])
 @pytest.mark.parametrize('name', ['retinanet', 'vfnet'])
-def test_a_model_can_become_a_graph_twice(name: str) -> None:
+def test_a_model_can_become_a_graph_twice(name: str, part: str) -> None:
     model = models.build(name)
-    first, second = (build_graph(model, GraphOptions(height=HEIGHT, width=WIDTH)) for _ in range(2))
+    first, second = (build_part(model, GraphOptions(height=HEIGHT, width=WIDTH), part) for _ in range(2))
+    assert not [value for module in first.modules() for value in vars(module).values() if torch.is_tensor(value)]
     image = models.normalized(model, images(1))
     for one, other in zip(eager(first, image).values(), eager(second, image).values(), strict=True):
         assert torch.equal(one, other)

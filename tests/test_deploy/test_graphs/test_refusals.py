@@ -49,9 +49,21 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ('retinanet', {'test_cfg.max_per_img': 20}, dict(max_dets=21),
      r'max_dets=21: the model keeps test_cfg\.max_per_img=20: raise that or leave it out'),
     ('faster-rcnn', {'test_cfg.rcnn.max_per_img': 20}, dict(max_dets=30), r'max_dets=30: the model keeps .*=20'),
-    ('yolox', {'test_cfg': dict(_delete_=True, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65))}, {},
-     r'test_cfg\.max_per_img=-1 keeps everything: set it or max_dets'),
-    ('retinanet', {'test_cfg.max_per_img': -1}, {}, r'test_cfg\.max_per_img=-1 keeps everything: set it or max_dets'),
+    ('faster-rcnn', {'test_cfg.rcnn.max_per_img': -1}, {}, r'test_cfg\.max_per_img=-1 keeps everything: set it'),
+    ('yolox', {'test_cfg.max_per_img': 20}, dict(max_dets=None), 'YOLOX keeps every detection: set max_dets'),
+    ('retinanet', {'test_cfg.max_per_img': -1}, dict(max_dets=20), r'test_cfg\.max_per_img=-1: set it to a'),
+    ('retinanet', {'test_cfg.nms_pre': 0}, {}, r'test_cfg\.nms_pre=0: set it to a number, such as 1000 and 100'),
+    ('gfl', {'test_cfg.nms_pre': -1}, {}, r'test_cfg\.nms_pre=-1: set it to a number'),
+    ('gfl', {'test_cfg.nms': None}, {}, r"GFLHead\.test_cfg\.nms has no iou_threshold: set nms=dict"),
+    ('gfl', {'test_cfg': None}, {}, r'GFLHead\.test_cfg\.nms has no iou_threshold'),
+    ('gfl', {'test_cfg.nms.max_num': 5}, {}, r'GFLHead\.test_cfg\.nms\.max_num=5 has no graph: leave it out'),
+    ('faster-rcnn', {'test_cfg.rcnn.nms.score_threshold': 0.5}, {}, r'roi_head\.test_cfg\.nms\.score_threshold=0'),
+    ('faster-rcnn', {'test_cfg.rpn.nms.offset': 1}, {}, r'rpn_head\.test_cfg\.nms\.offset=1 has no graph'),
+    ('faster-rcnn', {'test_cfg.rpn.nms.class_agnostic': True}, {}, r'rpn_head\.test_cfg\.nms\.class_agnostic=True'),
+    ('fcos', {'bbox_head.loss_cls': dict(
+        _delete_=True, type='CrossEntropyCustomLoss', use_sigmoid=True, num_classes=3)}, {},
+     r'FCOSHead\.loss_cls has an activation of its own: sigmoid and softmax have graphs'),
+    ('detr', {'test_cfg.max_per_img': 31}, {}, r'DETRHead\.test_cfg\.max_per_img=31: there are 30 to choose'),
     ('faster-rcnn', {'test_cfg.rpn.max_per_img': 4000}, {},
      r'rpn_head\.test_cfg\.max_per_img=4000: TensorRT sorts at most 3840 rows, lower it'),
     ('retinanet', {'bbox_head.bbox_coder': dict(_delete_=True, type='TBLRBBoxCoder', normalizer=4.0)}, {},
@@ -73,13 +85,13 @@ def test_refused(name: str, changes: dict[str, Any], options: dict[str, Any], me
 
 
 def test_a_model_without_a_graph_is_refused_by_its_name() -> None:
-    """DETR and the like; the model itself would take minutes to build."""
-    DETR = type('DeformableDETR', (nn.Module,), {})  # noqa: N806
+    """DDQ and the like; the model itself would take minutes to build."""
+    DDQ = type('DDQDETR', (nn.Module,), {})  # noqa: N806  a class
     supported = ', '.join(sorted(MODEL_GRAPHS))
     with pytest.raises(
-        UnsupportedModelError, match=rf'^model DeformableDETR has no deployable graph\. Supported: {supported}\. '
+        UnsupportedModelError, match=rf'^model DDQDETR has no deployable graph\. Supported: {supported}\. '
     ):
-        build_graph(DETR(), GraphOptions(height=64, width=64))
+        build_graph(DDQ(), GraphOptions(height=64, width=64))
 
 
 def test_a_subclass_may_compute_something_else() -> None:
