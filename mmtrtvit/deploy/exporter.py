@@ -19,6 +19,7 @@ import onnx
 import torch
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.traversal import RecursiveGraphIterator
 
 from mmtrtvit.deploy.graphs.base import INPUT, DeployGraph
 from mmtrtvit.deploy.ops.onnx_nms import onnx_translations
@@ -100,6 +101,7 @@ def export(
         progress('optimising')
         _lift_constants(program)
         program.optimize()
+        _keep_constants(program)
     model = program.model_proto
     for key, value in {
         FLOAT32_SCOPES: graph.float32_scopes(),
@@ -155,6 +157,12 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
             'MMTRTVIT_DEBUG=1 shows the whole trace'
         ) from error
     assert program is not None
+    batch = program.model.graph.inputs[0].shape
+    if dynamic_batch and (batch is None or isinstance(batch[0], int)):  # torch tries again with fixed sizes, in silence
+        raise ExportError(
+            f'{type(graph).__name__} with backbone {type(graph.backbone).__name__}: something in it takes the number '
+            'of images for a constant: leave out dynamic_batch and set batch_size'
+        )
     return program
 
 
@@ -165,6 +173,21 @@ def _lift_constants(program: torch.onnx.ONNXProgram) -> None:
     """
     passes = (InlinePass(), LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
     Sequential(*passes, RemoveUnusedNodesPass())(program.model)
+
+
+def _keep_constants(program: torch.onnx.ONNXProgram) -> None:
+    """Put back constants that onnxscript's rules lost.
+
+    A rule names the constant that it makes after a tensor; two of one name, such as the limits of a Clip of a Clip that
+    is there twice, and the graph keeps the last (onnxscript 0.7.2, ``rewriter/_rewrite_rule.py``).
+    """
+    graph = program.model.graph
+    for node in RecursiveGraphIterator(graph):
+        for value in node.inputs:
+            known = value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
+            if not known and value.const_value is not None:
+                value.name = f'{node.name}_{value.name}'
+                graph.register_initializer(value)
 
 
 def check(model: onnx.ModelProto, graph: DeployGraph) -> dict[str, int]:

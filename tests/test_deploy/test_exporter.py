@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -118,6 +119,33 @@ def test_a_dynamic_batch_is_the_only_open_size(tmp_path: Path) -> None:
     graph = onnx.load_model(str(report.path)).graph
     shape = [size.dim_param or size.dim_value for size in graph.input[0].type.tensor_type.shape.dim]
     assert shape == ['batch', 3, 16, 24]
+
+
+def test_a_batch_that_is_taken_for_a_constant_is_refused(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (2.0 if len(x) == 5 else 1.0)  # len gives a plain int
+
+    with pytest.raises(ExportError, match=r'Small with backbone Counting: something .* leave out dynamic_batch'):
+        export(Small(Counting()), tmp_path / 'm.onnx', dynamic_batch=True)
+    assert not list(tmp_path.iterdir())
+    assert export(Small(Counting(), batch_size=5), tmp_path / 'm.onnx').nodes
+
+
+def test_constants_that_the_optimiser_gave_one_name_are_kept(tmp_path: Path) -> None:
+    """As DETR has them, an inverse sigmoid in two precisions: of each Clip of a Clip onnxscript makes one."""
+
+    class Clips(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.sigmoid()
+            return torch.cat([x.clamp(0.2, 0.9).clamp(min=low) for low in (0.3, 0.4, 0.5)], 1)
+
+    graph = Small(Clips())
+    report = export(graph, tmp_path / 'm.onnx')
+    assert report.operators['Clip'] == 3
+    found = ort.InferenceSession(str(report.path)).run(None, {'image': graph.example_input().numpy()})[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), graph(graph.example_input())[0])
 
 
 @pytest.mark.parametrize('step', ['exporting', 'optimising', 'checking'])

@@ -27,6 +27,9 @@ from mmtrtvit.deploy.graphs.base import (
 from mmtrtvit.deploy.graphs.dense import rows_of
 from mmtrtvit.deploy.ops.boxes import gather_rows, top_k, top_k_classes
 
+#: Its sigmoid is 1, as infinity's.
+_FAR = 1e4
+
 
 class DeformableAttention(nn.Module):
     """mmcv's MultiScaleDeformableAttention over levels whose shapes are known; shares its weights.
@@ -75,6 +78,29 @@ class DeformableAttention(nn.Module):
         weights = weights.view(b, q, self.heads, self.levels, self.points)
         sampled = multi_scale_deformable_attn_pytorch(value, self.shapes, places, weights)
         return self.output_proj(sampled) + identity
+
+
+class EncoderProposals(nn.Module):
+    """mmdet's ``gen_encoder_output_proposals`` of an unpadded canvas: the box of each cell, which queries begin from.
+
+    Args:
+        model: The detector.
+        shapes: ``(H, W)`` of each level.
+    """
+
+    def __init__(self, model: Any, shapes: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.memory_trans_fc, self.memory_trans_norm = model.memory_trans_fc, model.memory_trans_norm
+        cells = torch.zeros(1, sum(h * w for h, w in shapes), model.encoder.embed_dims)
+        with torch.no_grad():
+            boxes = model.gen_encoder_output_proposals(cells, None, shapes)[1]  # (1, N, 4), infinite at the border
+        self.register_buffer('outside', ~boxes.isfinite().all(-1, keepdim=True), persistent=False)
+        self.register_buffer('boxes', boxes.nan_to_num(posinf=_FAR), persistent=False)
+
+    def forward(self, memory: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
+        """Return features ``(B, N, C)`` and boxes ``(1, N, 4)`` before their sigmoid, of ``memory`` ``(B, N, C)``."""
+        memory = memory.masked_fill(self.get_buffer('outside'), 0.0)
+        return self.memory_trans_norm(self.memory_trans_fc(memory)), self.get_buffer('boxes')
 
 
 class QueryDetections(Float32Island):
@@ -144,9 +170,9 @@ class Given(nn.Module):
         }
 
 
-@register(MODEL_GRAPHS, 'DETR', 'ConditionalDETR', 'DABDETR', 'DeformableDETR', 'DINO')
+@register(MODEL_GRAPHS, 'DETR', 'ConditionalDETR', 'DABDETR', 'DeformableDETR')
 class TransformerGraph(DeployGraph):
-    """DETR (arXiv 2005.12872), Conditional (2108.06152), DAB- (2201.12329), Deformable DETR (2010.04159), DINO.
+    """DETR (arXiv 2005.12872), Conditional (2108.06152), DAB- (2201.12329) and Deformable DETR (2010.04159).
 
     The whole canvas counts as the image: mmdet's mask of what is padded is not among the inputs.
     """
@@ -180,16 +206,39 @@ class TransformerGraph(DeployGraph):
         feat = torch.cat([level.flatten(2).transpose(1, 2) for level in features[0 if self.several else -1 :]], 1)
         encoded = model.forward_encoder(feat=feat, **self.for_encoder(batch))
         queries, for_head = model.pre_decoder(**encoded)
-        decoded = model.forward_decoder(**{**self.for_decoder(batch), **queries})
+        decoded = self.decode({**self.for_decoder(batch), **queries})
         logits, boxes = model.bbox_head.predict(**for_head, **decoded, batch_data_samples=self.samples, rescale=False)
         return self.detections(logits, boxes)
+
+    def decode(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return what the head takes of what mmdet's ``forward_decoder`` takes."""
+        decoded: dict[str, Any] = self.transformer.forward_decoder(**inputs)
+        return decoded
+
+
+@register(MODEL_GRAPHS, 'DINO')
+class DINOGraph(TransformerGraph):
+    """DINO (arXiv 2203.03605)."""
+
+    def decode(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As mmdet's, but for a branch that only training needs and that takes the number of images for a constant."""
+        others = {name: inputs[name] for name in ('query', 'reference_points', 'spatial_shapes', 'level_start_index')}
+        states, references = self.transformer.decoder(
+            value=inputs['memory'],
+            key_padding_mask=inputs['memory_mask'],
+            self_attn_mask=None,
+            valid_ratios=inputs['valid_ratios'],
+            reg_branches=self.transformer.bbox_head.reg_branches,
+            **others,
+        )
+        return {'hidden_states': states, 'references': list(references)}
 
 
 def static_twin(model: Any, shapes: list[tuple[int, int]]) -> Any:
     """Return the transformer and the head of a detector, with its weights but modules of its own.
 
-    Deformable attention knows the shapes of its levels, and the head's ``predict`` ends in logits and boxes of the last
-    layer.
+    Deformable attention knows the shapes of its levels, the boxes that a second stage begins from are constants, and
+    the head's ``predict`` ends in logits and boxes of the last layer.
     """
     shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
     left_out = {id(part): None for part in (model.backbone, getattr(model, 'neck', None)) if part is not None}
@@ -198,6 +247,9 @@ def static_twin(model: Any, shapes: list[tuple[int, int]]) -> Any:
         for name, child in parent.named_children():
             if isinstance(child, MultiScaleDeformableAttention):
                 setattr(parent, name, DeformableAttention(child, shapes))
+    if getattr(model, 'as_two_stage', False):
+        twin.proposals = EncoderProposals(model, shapes)
+        vars(twin)['gen_encoder_output_proposals'] = twin.proposals  # a module under a method's name is not found
     twin.bbox_head.predict_by_feat = _last_layer
     return twin
 

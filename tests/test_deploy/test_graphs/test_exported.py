@@ -25,6 +25,7 @@ from tests.test_deploy.test_graphs.test_detectors import (
     SOFTMAX_LOSS,
     TRTVIT_BACKBONE,
     TWINS_BACKBONE,
+    TWO_STAGES,
 )
 
 Make = Callable[..., Exported]
@@ -48,12 +49,13 @@ LONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{name: (name, {}, dict(CANVAS, batch_size=2)) for name in (*DETECTORS, *SEGMENTORS) if name != 'mask-rcnn'},
     **{f'{name}, batch of 1': (name, {}, CANVAS) for name in ('retinanet', 'mask-rcnn', 'cascade-mask-rcnn')},
     **{f'{name}, dynamic batch': (name, {}, dict(CANVAS, dynamic_batch=True))
-       for name in ('retinanet', 'atss', 'mask-rcnn', 'cascade-mask-rcnn', 'upernet')},
+       for name in ('retinanet', 'atss', 'mask-rcnn', 'cascade-mask-rcnn', 'dino', 'upernet')},
     **{f'{name}, {form}': (name, {}, dict(CANVAS, batch_size=2, nms=NMSOptions(form=form)))
        for name in ('retinanet', 'mask-rcnn') for form in ('loop', 'onnx')},
     'retinanet, onnx, dynamic batch': (
         'retinanet', {}, dict(CANVAS, dynamic_batch=True, nms=NMSOptions(form='onnx'))),
     'logits': ('fcn', {}, dict(CANVAS, batch_size=2, segmentation_output='logits')),
+    'queries of the encoder': ('deformable-detr', TWO_STAGES, dict(CANVAS, batch_size=2)),
     'mask-rcnn, own nodes': (
         'mask-rcnn', {}, dict(CANVAS, batch_size=2, roi_align='onnx', nms=NMSOptions(form='onnx'))),
     'mask-rcnn, uint8, portrait': ('mask-rcnn', {}, dict(height=128, width=96, image_dtype='uint8')),
