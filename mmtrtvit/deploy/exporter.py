@@ -184,8 +184,9 @@ def _keep_constants(program: torch.onnx.ONNXProgram) -> None:
     graph = program.model.graph
     for node in RecursiveGraphIterator(graph):
         for value in node.inputs:
-            known = value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
-            if not known and value.const_value is not None:
+            if value is None or value.const_value is None:
+                continue
+            if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
                 value.name = f'{node.name}_{value.name}'
                 graph.register_initializer(value)
 

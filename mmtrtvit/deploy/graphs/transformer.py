@@ -10,10 +10,8 @@ import copy
 from typing import Any
 
 import torch
-from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttention, multi_scale_deformable_attn_pytorch
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from mmtrtvit.deploy.graphs.base import (
     MODEL_GRAPHS,
@@ -39,9 +37,11 @@ class DeformableAttention(nn.Module):
         shapes: ``(H, W)`` of each level.
     """
 
-    def __init__(self, source: MultiScaleDeformableAttention, shapes: list[tuple[int, int]]) -> None:
+    def __init__(self, source: Any, shapes: list[tuple[int, int]]) -> None:
+        from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
         super().__init__()
-        self.shapes = shapes
+        self.shapes, self.sample = shapes, multi_scale_deformable_attn_pytorch
         self.heads, self.levels, self.points = source.num_heads, source.num_levels, source.num_points
         self.sampling_offsets, self.attention_weights = source.sampling_offsets, source.attention_weights
         self.value_proj, self.output_proj = source.value_proj, source.output_proj
@@ -76,8 +76,7 @@ class DeformableAttention(nn.Module):
             places = centre + offsets / self.points * reference_points[:, :, None, :, None, 2:] * 0.5
         value = self.value_proj(value).view(b, value.shape[1], self.heads, -1)
         weights = weights.view(b, q, self.heads, self.levels, self.points)
-        sampled = multi_scale_deformable_attn_pytorch(value, self.shapes, places, weights)
-        return self.output_proj(sampled) + identity
+        return self.output_proj(self.sample(value, self.shapes, places, weights)) + identity
 
 
 class EncoderProposals(nn.Module):
@@ -133,7 +132,7 @@ class QueryDetections(Float32Island):
             logits: ``(B, Q, C)``.
             boxes: ``(B, Q, 4)``: cx, cy, w, h in [0, 1].
         """
-        logits, boxes = logits.float(), bbox_cxcywh_to_xyxy(boxes.float()) * self.scale
+        logits, boxes = logits.float(), box_convert(boxes.float(), 'cxcywh', 'xyxy') * self.scale
         if self.use_sigmoid:
             scores, index, labels = top_k_classes(logits.sigmoid(), self.max_dets)
         else:
@@ -181,6 +180,8 @@ class TransformerGraph(DeployGraph):
     output_names = ('boxes', 'scores', 'labels', 'num_dets', 'exact')
 
     def __init__(self, model: Any, options: GraphOptions) -> None:
+        from mmdet.structures import DetDataSample
+
         super().__init__(model, options)
         self.backbone = model.backbone
         self.neck = model.neck if model.with_neck else nn.Identity()
@@ -240,6 +241,8 @@ def static_twin(model: Any, shapes: list[tuple[int, int]]) -> Any:
     Deformable attention knows the shapes of its levels, the boxes that a second stage begins from are constants, and
     the head's ``predict`` ends in logits and boxes of the last layer.
     """
+    from mmcv.ops import MultiScaleDeformableAttention
+
     shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
     left_out = {id(part): None for part in (model.backbone, getattr(model, 'neck', None)) if part is not None}
     twin = copy.deepcopy(model, {**shared, **left_out})
