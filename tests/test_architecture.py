@@ -50,8 +50,8 @@ DEPLOY: dict[str, set[str]] = {
         'apis',
     },
     'pipeline': {
-        'steps', 'parity', 'picture', 'config', 'exporter', 'graphs', 'inference', 'precision', 'preprocess', 'backends',
-        'apis', 'fileio',
+        'steps', 'parity', 'picture', 'config', 'exporter', 'graphs', 'inference', 'precision', 'preprocess',
+        'backends', 'apis', 'fileio',
     },
 }  # fmt: skip
 # packages that a floor of deploy must do without

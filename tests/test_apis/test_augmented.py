@@ -71,6 +71,7 @@ def test_probabilities_of_a_segmentor_are_averaged(tmp_path: Path) -> None:
     assert differing
 
 
+@pytest.mark.slow
 def test_boxes_of_a_detector_are_merged(tmp_path: Path) -> None:
     """Each is one of those found on the image or, turned back, on its mirror image; some of the latter are new."""
     found = runs(make_detector, tmp_path, ['--cfg-options', 'model.test_cfg.score_thr=0.0'])

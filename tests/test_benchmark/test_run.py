@@ -56,6 +56,7 @@ def arguments(config: Path, out: Path, *more: str) -> list[str]:
     return ['--models', str(config), '--shape', '64x96', '--rounds', '3', '--out', str(out), *more]
 
 
+@pytest.mark.slow
 def test_every_part_in_onnx_runtime_and_pytorch(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,6 +376,7 @@ def test_the_file_name_tells_date_hardware_backend_and_precision(facts: dict[str
     assert file_name(run_of) == f'2026-01-02_{name}_onnxruntime_fp16+fp32.json'
 
 
+@pytest.mark.slow
 def test_without_arguments_there_is_a_plan_for_this_machine() -> None:
     jobs = make_jobs(parse_args([]))
     assert {job.part for job in jobs} == {'backbone', 'end2end'}
