@@ -8,7 +8,8 @@ Its four dicts carry the names that MMDeploy's users know:
 * ``backend_config``: ``type``; ``precision`` and the other fields of
   :class:`mmtrtvit.deploy.backends.options.BuildOptions`; ``load``, those of
   :class:`mmtrtvit.deploy.backends.options.LoadOptions`; ``operators``: the forms of ``nms`` (the fields of
-  :class:`mmtrtvit.deploy.ops.nms.NMSOptions`), ``roi_align``, ``roi_sampling_ratio``;
+  :class:`mmtrtvit.deploy.ops.nms.NMSOptions`), ``roi_align``,
+  ``roi_sampling_ratio``, ``deform_conv``;
 * ``calib_config``: how int8 is calibrated (:class:`CalibrationOptions`).
 """
 
@@ -34,7 +35,7 @@ from mmtrtvit.deploy.ops.nms import NMSOptions
 TASKS = ('detection', 'instance-segmentation', 'segmentation', 'classification')
 _CODEBASE = {'task', 'part', 'max_dets', 'segmentation_output'}
 _ONNX = {'height', 'width', 'batch_size', 'image_dtype', 'opset_version', 'dynamic_batch'}
-_OPERATORS = {'nms', 'roi_align', 'roi_sampling_ratio'}
+_OPERATORS = {'nms', 'roi_align', 'roi_sampling_ratio', 'deform_conv'}
 SECTIONS = ('codebase_config', 'onnx_config', 'backend_config', 'calib_config')
 
 

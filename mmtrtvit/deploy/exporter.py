@@ -20,8 +20,10 @@ import torch
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnx_ir.traversal import RecursiveGraphIterator
+from torch import Tensor
 
 from mmtrtvit.deploy.graphs.base import INPUT, DeployGraph
+from mmtrtvit.deploy.ops.deform_conv import deform_conv2d
 from mmtrtvit.deploy.ops.onnx_nms import onnx_translations
 from mmtrtvit.errors import UserError
 from mmtrtvit.fileio import atomic_path
@@ -32,7 +34,7 @@ OPSET = 20
 FLOAT32_SCOPES = 'mmtrtvit.float32_scopes'  # backends/graph.py reads it too
 OPTIONS = 'mmtrtvit.options'
 #: No engine but ONNX Runtime takes these as they stand.
-BACKEND_OWN = ('NonMaxSuppression', 'RoiAlign')
+BACKEND_OWN = ('NonMaxSuppression', 'RoiAlign', 'DeformConv')
 #: No two calls of these give the same.
 RANDOM = ('Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform', 'RandomUniformLike')
 DATA_DEPENDENT = ('NonZero', 'Unique', 'Compress', 'StringSplit')
@@ -135,22 +137,26 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
     if dynamic_batch and image.shape[0] == 1:  # torch specialises dimensions of 1
         image = torch.cat([image, image])
     shapes = ({0: torch.export.Dim('batch', min=1)},) if dynamic_batch else None
+
     try:
         with torch.no_grad():
+            plain = graph.options.deform_conv == 'static' and _deforms(graph)
             program = torch.onnx.export(
-                graph,
+                _with_plain_deform_conv(graph, image, shapes) if plain else graph,
                 (image,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=list(graph.output_names),
-                dynamic_shapes=shapes,
+                dynamic_shapes=None if plain else shapes,
                 custom_translation_table=onnx_translations(),
                 optimize=False,
                 verbose=False,
             )
     except Exception as error:
         cause = error.__cause__ or error
+        if dynamic_batch and 'Constraints violated (batch)' in str(cause):
+            raise _constant_batch(graph) from error
         raise ExportError(
             f'{type(graph).__name__} with backbone {type(graph.backbone).__name__}: torch {torch.__version__} cannot '
             f'export it: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ""}. '
@@ -159,11 +165,26 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
     assert program is not None
     batch = program.model.graph.inputs[0].shape
     if dynamic_batch and (batch is None or isinstance(batch[0], int)):  # torch tries again with fixed sizes, in silence
-        raise ExportError(
-            f'{type(graph).__name__} with backbone {type(graph.backbone).__name__}: something in it takes the number '
-            'of images for a constant: leave out dynamic_batch and set batch_size'
-        )
+        raise _constant_batch(graph)
     return program
+
+
+def _constant_batch(graph: DeployGraph) -> ExportError:
+    return ExportError(
+        f'{type(graph).__name__} with backbone {type(graph.backbone).__name__}: something in it takes the number of '
+        'images for a constant: leave out dynamic_batch and set batch_size'
+    )
+
+
+def _deforms(graph: DeployGraph) -> bool:
+    """Whether a deformable convolution of mmcv or torchvision is in a graph."""
+    return any('DeformConv' in kind.__name__ for module in graph.modules() for kind in type(module).__mro__)
+
+
+def _with_plain_deform_conv(graph: DeployGraph, image: Tensor, shapes: Any) -> torch.export.ExportedProgram:
+    """Trace a graph and take its deformable convolutions apart."""
+    traced = torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+    return traced.run_decompositions({torch.ops.torchvision.deform_conv2d.default: deform_conv2d})
 
 
 def _lift_constants(program: torch.onnx.ONNXProgram) -> None:
@@ -204,6 +225,8 @@ def check(model: onnx.ModelProto, graph: DeployGraph) -> dict[str, int]:
         allowed.append('NonMaxSuppression')
     if graph.options.roi_align == 'onnx':
         allowed.append('RoiAlign')
+    if graph.options.deform_conv == 'onnx':
+        allowed.append('DeformConv')
     for node in nodes_of(model.graph):
         if node.domain not in ('', 'ai.onnx'):
             raise ExportError(f'node {node.name}: operator {node.domain}.{node.op_type} is of a custom domain')

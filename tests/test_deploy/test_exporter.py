@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from mmcv.ops import ModulatedDeformConv2dPack
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
@@ -130,6 +131,29 @@ def test_a_batch_that_is_taken_for_a_constant_is_refused(tmp_path: Path) -> None
         export(Small(Counting()), tmp_path / 'm.onnx', dynamic_batch=True)
     assert not list(tmp_path.iterdir())
     assert export(Small(Counting(), batch_size=5), tmp_path / 'm.onnx').nodes
+
+
+def test_deformable_convolutions_are_taken_apart(tmp_path: Path) -> None:
+    class Deforming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = ModulatedDeformConv2dPack(3, 4, 3, padding=1)
+            nn.init.normal_(self.conv.conv_offset.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)
+
+    torch.manual_seed(0)
+    graph = Small(Deforming())
+    report = export(graph, tmp_path / 'm.onnx')
+    assert (report.operators.get('DeformConv'), report.operators['GridSample']) == (None, 1)
+    found = ort.InferenceSession(str(report.path)).run(None, {'image': graph.example_input().numpy()})[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), graph(graph.example_input())[0], atol=1e-4, rtol=0)
+    graph = Small(Deforming(), deform_conv='onnx')
+    assert export(graph, tmp_path / 'own.onnx').operators['DeformConv'] == 1
+    with pytest.raises(ExportError, match=r'Small with backbone Deforming: something .* leave out dynamic_batch'):
+        export(Small(Deforming()), tmp_path / 'dynamic.onnx', dynamic_batch=True)
 
 
 def test_constants_that_the_optimiser_gave_one_name_are_kept(tmp_path: Path) -> None:

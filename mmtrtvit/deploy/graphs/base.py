@@ -19,7 +19,7 @@ from mmtrtvit.errors import UserError
 INPUT = 'image'
 IMAGE_DTYPES = ('float32', 'uint8')
 SEGMENTATION_OUTPUTS = ('label_map', 'logits')
-ROI_ALIGN_FORMS = ('static', 'onnx')
+OPERATOR_FORMS = ('static', 'onnx')
 
 
 class UnsupportedModelError(UserError, ValueError):
@@ -38,6 +38,7 @@ class GraphOptions:
             ``'uint8'``: ``(B, H, W, 3)`` in the channel order of ``cv2.imread``, normalised inside the graph.
         nms: The form of non-maximum suppression and its limits.
         roi_align: ``'static'``: plain tensors; ``'onnx'``: the backend's own RoiAlign node.
+        deform_conv: ``'static'``: plain tensors, once exported; ``'onnx'``: the backend's own DeformConv node.
         roi_sampling_ratio: Sampling points per RoIAlign bin and axis, in place of the model's own; needed with
             ``'static'`` for a model whose ratio is mmdet's adaptive 0, which has no static form.
         max_dets: Detections per image, the ``M`` of all shapes; None takes the model's ``max_per_img``.
@@ -50,6 +51,7 @@ class GraphOptions:
     image_dtype: str = 'float32'
     nms: NMSOptions = field(default_factory=NMSOptions)
     roi_align: Literal['static', 'onnx'] = 'static'
+    deform_conv: Literal['static', 'onnx'] = 'static'
     roi_sampling_ratio: int | None = None
     max_dets: int | None = None
     segmentation_output: str = 'label_map'
@@ -63,7 +65,8 @@ class GraphOptions:
                 raise ValueError(f'{name}={value!r}: a whole number of at least 1 is needed')
         for name, allowed in (
             ('image_dtype', IMAGE_DTYPES),
-            ('roi_align', ROI_ALIGN_FORMS),
+            ('roi_align', OPERATOR_FORMS),
+            ('deform_conv', OPERATOR_FORMS),
             ('segmentation_output', SEGMENTATION_OUTPUTS),
         ):
             if getattr(self, name) not in allowed:

@@ -55,6 +55,7 @@ LONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     'retinanet, onnx, dynamic batch': (
         'retinanet', {}, dict(CANVAS, dynamic_batch=True, nms=NMSOptions(form='onnx'))),
     'logits': ('fcn', {}, dict(CANVAS, batch_size=2, segmentation_output='logits')),
+    'vfnet, own nodes': ('vfnet', {}, dict(CANVAS, nms=NMSOptions(form='onnx'), deform_conv='onnx')),
     'queries of the encoder': ('deformable-detr', TWO_STAGES, dict(CANVAS, batch_size=2)),
     'mask-rcnn, own nodes': (
         'mask-rcnn', {}, dict(CANVAS, batch_size=2, roi_align='onnx', nms=NMSOptions(form='onnx'))),
@@ -108,9 +109,14 @@ def test_what_is_in_the_file(case: str, exported: Make) -> None:
     assert {node.domain for node in nodes_of(it.proto.graph)} <= {'', 'ai.onnx'}
     assert [(entry.domain, entry.version) for entry in it.proto.opset_import] == [('', it.report.opset)]
     assert not it.proto.functions
-    nms, roi_align = it.graph.options.nms.form, it.graph.options.roi_align
-    for operator in ('NonZero', 'Unique', 'Compress', 'NonMaxSuppression', 'RoiAlign', 'Loop', 'If'):
-        allowed = {'NonMaxSuppression': nms == 'onnx', 'RoiAlign': roi_align == 'onnx', 'Loop': nms == 'loop'}
+    options = it.graph.options
+    for operator in ('NonZero', 'Unique', 'Compress', 'NonMaxSuppression', 'RoiAlign', 'DeformConv', 'Loop', 'If'):
+        allowed = {
+            'NonMaxSuppression': options.nms.form == 'onnx',
+            'RoiAlign': options.roi_align == 'onnx',
+            'DeformConv': options.deform_conv == 'onnx',
+            'Loop': options.nms.form == 'loop',
+        }
         assert bool(counts[operator]) == (allowed.get(operator, False) and it.graph.max_dets > 0), operator
 
 
