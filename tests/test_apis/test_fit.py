@@ -17,6 +17,7 @@ from mmtrtvit.apis import train as train_api
 from mmtrtvit.apis.classes import check_classes, check_topk
 from mmtrtvit.apis.config import load_config
 from mmtrtvit.apis.errors import UserError
+from mmtrtvit.models import TRTViT
 from tests.test_apis.common import Tool, edit
 from tests.tiny import make_classifier, make_segmentor
 
@@ -165,3 +166,21 @@ def test_what_is_said_of_an_error_within_a_model(text: str, expected: str | None
     """Only where a part of a library was at work is a setting that is missing the user's."""
     said = errors.explain(RuntimeError(text))
     assert said is None if expected is None else re.search(expected, str(said))
+
+
+def test_a_function_of_a_library_is_within_it() -> None:
+    from mmdet.models.losses import L1Loss
+
+    with pytest.raises(AssertionError) as caught:
+        L1Loss()(torch.zeros(2, 4), torch.zeros(3, 4))  # the bare assertion stands in a function beside the class
+    said = str(errors.explain(caught.value))
+    assert said.startswith('L1Loss: its config does not fit what it gets [assert pred.size() == target.size()]')
+    assert errors.explain(AssertionError()) is None  # never raised: it has no line
+
+
+def test_our_own_backbone_is_named() -> None:
+    model = TRTViT(arch='a', in_channels=4)
+    with pytest.raises(RuntimeError) as caught:
+        model(torch.zeros(1, 3, 32, 32))
+    said = str(errors.explain(caught.value))
+    assert re.match(r'\w+: it gets another number of channels .* set its in_channels', said)
