@@ -132,7 +132,7 @@ def export(
 
 
 def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.ONNXProgram:
-    """Run torch's exporter, with errors that say what to do."""
+    """Export a graph as its options ask, with errors that say what to do."""
     image = graph.example_input()
     if dynamic_batch and image.shape[0] == 1:  # torch specialises dimensions of 1
         image = torch.cat([image, image])
@@ -140,19 +140,13 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
 
     try:
         with torch.no_grad():
-            plain = graph.options.deform_conv == 'static' and _deforms(graph)
-            program = torch.onnx.export(
-                _with_plain_deform_conv(graph, image, shapes) if plain else graph,
-                (image,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=list(graph.output_names),
-                dynamic_shapes=None if plain else shapes,
-                custom_translation_table=onnx_translations(),
-                optimize=False,
-                verbose=False,
-            )
+            program = _translate(graph, graph, image, opset, shapes)
+            if graph.options.deform_conv == 'static' and any(
+                node.op_type == 'DeformConv' for node in RecursiveGraphIterator(program.model.graph)
+            ):
+                traced = torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+                plain = traced.run_decompositions({torch.ops.torchvision.deform_conv2d.default: deform_conv2d})
+                program = _translate(plain, graph, image, opset, None)
     except Exception as error:
         cause = error.__cause__ or error
         if dynamic_batch and 'Constraints violated (batch)' in str(cause):
@@ -162,7 +156,6 @@ def _export(graph: DeployGraph, opset: int, dynamic_batch: bool) -> torch.onnx.O
             f'export it: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ""}. '
             'MMTRTVIT_DEBUG=1 shows the whole trace'
         ) from error
-    assert program is not None
     batch = program.model.graph.inputs[0].shape
     if dynamic_batch and (batch is None or isinstance(batch[0], int)):  # torch tries again with fixed sizes, in silence
         raise _constant_batch(graph)
@@ -176,15 +169,22 @@ def _constant_batch(graph: DeployGraph) -> ExportError:
     )
 
 
-def _deforms(graph: DeployGraph) -> bool:
-    """Whether a deformable convolution of mmcv or torchvision is in a graph."""
-    return any('DeformConv' in kind.__name__ for module in graph.modules() for kind in type(module).__mro__)
-
-
-def _with_plain_deform_conv(graph: DeployGraph, image: Tensor, shapes: Any) -> torch.export.ExportedProgram:
-    """Trace a graph and take its deformable convolutions apart."""
-    traced = torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
-    return traced.run_decompositions({torch.ops.torchvision.deform_conv2d.default: deform_conv2d})
+def _translate(source: Any, graph: DeployGraph, image: Tensor, opset: int, shapes: Any) -> torch.onnx.ONNXProgram:
+    """Run torch's exporter on a graph, or on what was traced of it."""
+    program = torch.onnx.export(
+        source,
+        (image,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=list(graph.output_names),
+        dynamic_shapes=shapes,
+        custom_translation_table=onnx_translations(),
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program
 
 
 def _lift_constants(program: torch.onnx.ONNXProgram) -> None:

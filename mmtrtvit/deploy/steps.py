@@ -126,29 +126,28 @@ def export_model(
     options = BuildOptions(precision=precision)
     with step('checking the graph with ONNX Runtime'):
         built = get_backend('onnxruntime').build(path, path, options)
-    card = card_of(
-        built,
-        path,
-        path,
-        options,
-        {
-            'model': Path(model_cfg.filename).stem,
-            'config': str(model_cfg.filename),
-            'deploy_config': deploy_cfg.name,
-            'checkpoint': RANDOM_WEIGHTS if random else str(checkpoint),
-            'checkpoint_sha256': RANDOM_WEIGHTS if random else checkpoint_sha256(checkpoint),
-            'normalization': letterbox.to_dict(),
-            'classes': classes,
-            'command': command,
-            'extra': {
-                'task': graph.task,
-                'options': asdict(deploy_cfg.graph),
-                'postprocess': asdict(Postprocess.from_config(model_cfg.model)),
-            },
-        },
-    )
+    origin = _origin(deploy_cfg, model_cfg, checkpoint)
+    origin |= {'normalization': letterbox.to_dict(), 'classes': classes, 'command': command}
+    origin['extra']['task'] = graph.task
+    card = card_of(built, path, path, options, origin)
     write_card(card, path)
     return Exported(path, card, report, lowered, model, graph, letterbox)
+
+
+def _origin(deploy_cfg: DeployConfig, model_cfg: Config, checkpoint: str) -> dict[str, Any]:
+    """Return what the card of a graph says of the configs and the checkpoint."""
+    random = checkpoint == NO_CHECKPOINT
+    return {
+        'model': Path(model_cfg.filename).stem,
+        'config': str(model_cfg.filename),
+        'deploy_config': deploy_cfg.name,
+        'checkpoint': RANDOM_WEIGHTS if random else str(checkpoint),
+        'checkpoint_sha256': RANDOM_WEIGHTS if random else checkpoint_sha256(checkpoint),
+        'extra': {
+            'options': asdict(deploy_cfg.graph),
+            'postprocess': asdict(Postprocess.from_config(model_cfg.model)),
+        },
+    }
 
 
 def build_engine(

@@ -195,7 +195,8 @@ def from_definition(name: str, config: ConfigDict, seed: int = 0) -> Any:
     """The model as its config makes it."""
     init_default_scope(MODELS_OF[name][0])
     torch.manual_seed(seed)
-    model = MODELS.build(config).eval()
+    model = MODELS.build(config)
+    model.train(False)  # as it predicts
     if hasattr(model, 'level_embed'):  # memory as it was found, until mmdet's init_weights
         nn.init.normal_(model.level_embed)
     return model

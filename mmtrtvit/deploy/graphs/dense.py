@@ -121,9 +121,8 @@ class DenseHead(Float32Island):
     def __init__(self, head: Any, shapes: list[tuple[int, int]], options: GraphOptions) -> None:
         super().__init__()
         cfg, loss, where = head.test_cfg or {}, getattr(head, 'loss_cls', None), type(head).__name__
-        if (
-            getattr(loss, 'custom_cls_channels', False) and type(loss).__name__ != 'FocalCustomLoss'
-        ):  # that is a sigmoid
+        sigmoid = type(loss).__name__ == 'FocalCustomLoss'  # which calls it an activation of its own
+        if getattr(loss, 'custom_cls_channels', False) and not sigmoid:
             raise UnsupportedModelError(
                 f'{where}.loss_cls has an activation of its own: sigmoid and softmax have graphs'
             )

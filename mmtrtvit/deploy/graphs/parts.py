@@ -77,7 +77,16 @@ def build_part(model: Any, options: GraphOptions, part: str = 'end2end') -> Depl
 
 
 def first_head(model: Any) -> torch.nn.Module:
-    """Return the head that reads the neck's features."""
+    """Return the head that reads the neck's features.
+
+    Raises:
+        UnsupportedModelError: There is none: the model is unknown, or its head reads a transformer.
+    """
+    if hasattr(model, 'forward_transformer'):
+        raise UnsupportedModelError(
+            f'{type(model).__name__} has a transformer before its head, so no part="network": "backbone" and "end2end" '
+            'work'
+        )
     for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
         head = getattr(model, name, None)
         if isinstance(head, torch.nn.ModuleList):

@@ -84,13 +84,7 @@ def to_int8(
         raise PrecisionError(
             f'{source}: has no convolution or matrix product that int8 could take: nothing to quantise'
         )
-    tensors = {node.input[0] for node in model.graph.node if node.name in chosen}
-    with tempfile.TemporaryDirectory(prefix='mmtrtvit-') as folder:
-        plain, ranges = Path(folder) / 'fp32.onnx', Path(folder) / 'ranges.json'
-        onnx.save(model, str(plain))
-        save_tensors_data(collect(plain, batches, tensors, method, progress), ranges)
-        progress('Quantising', 0, 1)
-        model = _quantize(plain, Path(folder) / 'int8.onnx', ranges, chosen, method)
+    model = _calibrate(model, batches, chosen, method, progress)
     _settle_readers(model, chosen, residual)
     files.sort_nodes(model.graph)
     model = files.infer(model)
@@ -152,6 +146,19 @@ def first_products(graph: GraphProto) -> set[str]:
         if product or follows:
             behind.update(node.output)
     return first
+
+
+def _calibrate(
+    model: ModelProto, batches: Iterable[Feed], chosen: set[str], method: str, progress: Progress
+) -> ModelProto:
+    """Return the model with Q/DQ nodes at the chosen ones, their scales from the batches."""
+    tensors = {node.input[0] for node in model.graph.node if node.name in chosen}
+    with tempfile.TemporaryDirectory(prefix='mmtrtvit-') as folder:
+        plain, ranges = Path(folder) / 'fp32.onnx', Path(folder) / 'ranges.json'
+        onnx.save(model, str(plain))
+        save_tensors_data(collect(plain, batches, tensors, method, progress), ranges)
+        progress('Quantising', 0, 1)
+        return _quantize(plain, Path(folder) / 'int8.onnx', ranges, chosen, method)
 
 
 def _quantize(source: Path, target: Path, ranges: Path, chosen: set[str], method: str) -> ModelProto:

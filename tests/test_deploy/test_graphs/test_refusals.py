@@ -10,6 +10,7 @@ from torch import nn
 
 from mmtrtvit.deploy.graphs import DENSE_HEADS, MODEL_GRAPHS, GraphOptions, UnsupportedModelError, build_graph
 from mmtrtvit.deploy.graphs.base import register
+from mmtrtvit.deploy.graphs.parts import build_part
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from mmtrtvit.errors import UserError
 from tests.test_deploy import models
@@ -86,12 +87,18 @@ def test_refused(name: str, changes: dict[str, Any], options: dict[str, Any], me
 
 def test_a_model_without_a_graph_is_refused_by_its_name() -> None:
     """DDQ and the like; the model itself would take minutes to build."""
-    DDQ = type('DDQDETR', (nn.Module,), {})  # noqa: N806  a class
+    unknown = type('DDQDETR', (nn.Module,), {})
     supported = ', '.join(sorted(MODEL_GRAPHS))
     with pytest.raises(
         UnsupportedModelError, match=rf'^model DDQDETR has no deployable graph\. Supported: {supported}\. '
     ):
-        build_graph(DDQ(), GraphOptions(height=64, width=64))
+        build_graph(unknown(), GraphOptions(height=64, width=64))
+
+
+def test_a_transformer_has_no_part_between_neck_and_head() -> None:
+    model = models.from_definition('detr', models.definition('detr'))
+    with pytest.raises(UnsupportedModelError, match=r'^DETR has a transformer before its head, .* "end2end" work'):
+        build_part(model, GraphOptions(height=64, width=64), 'network')
 
 
 def test_a_subclass_may_compute_something_else() -> None:
