@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-__all__ = ['PROBES', 'Probe', 'make_probe', 'probe_feed', 'to_fp16', 'to_int8']
+__all__ = ['PROBES', 'Probe', 'int8_probe', 'make_probe', 'probe_feed', 'to_fp16', 'to_int8']
 
 _HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 _CONVOLUTION = """probe (float[1, 3, 32, 32] image) => (float[1, 16, 16, 16] features) {
@@ -38,6 +38,14 @@ _GRID_SAMPLE = """probe (float[1, 8, 16, 16] map, float[1, 14, 14, 2] grid) => (
 }"""
 _TOP_K = """probe (float[1, 1000] score) => (float[1, 100] best, int64[1, 100] index) {
     best, index = TopK <axis = 1, largest = 1, sorted = 1> (score, k)
+}"""
+_INT8_SUMS = """probe (float[1, 64] image) => (float[1, 16] sums) {
+    i = QuantizeLinear (image, one, zero)
+    a = DequantizeLinear (i, one, zero)
+    w = DequantizeLinear <axis = 1> (weight, scales, zeros)
+    p = MatMul (a, w)
+    q = QuantizeLinear (p, step, zero)
+    sums = DequantizeLinear (q, step, zero)
 }"""
 _ROUNDS = 8
 #: keep = (keep @ suppresses < 0.5), repeated: its fixed point is greedy NMS (Cluster-NMS, Zheng et al. 2020).
@@ -165,6 +173,21 @@ def make_probe(name: str, path: Path, seed: int = 0) -> Path:
 def probe_feed(name: str, seed: int = 1) -> dict[str, np.ndarray]:
     """Inputs for the graph called ``name``."""
     return PROBES[name].inputs(np.random.default_rng(seed))
+
+
+def int8_probe() -> onnx.ModelProto:
+    """A product of int8 weights, all 127, with what its input ``image (1, 64)`` rounds to: 64 terms a sum."""
+    constants: dict[str, np.ndarray] = {
+        'one': np.ones((), np.float32),
+        'step': np.full((), 127 * 64, np.float32),
+        'zero': np.zeros((), np.int8),
+        'weight': np.full((64, 16), 127, np.int8),
+        'scales': np.ones(16, np.float32),
+        'zeros': np.zeros(16, np.int8),
+    }
+    model = onnx.parser.parse_model(_HEADER + _INT8_SUMS)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return model
 
 
 def to_fp16(source: Path, target: Path) -> Path:

@@ -15,7 +15,8 @@ from torch.nn import functional
 from mmtrtvit.deploy.backends import Backend, BackendError, BuildOptions, LoadOptions, Runner, get_backend
 from mmtrtvit.deploy.backends.check_graphs import probe_feed
 from mmtrtvit.deploy.backends.graph import read_graph
-from mmtrtvit.deploy.backends.onnxruntime import _BoundRunner
+from mmtrtvit.deploy.backends.onnxruntime import _BoundRunner, _int8_is_exact
+from tests.test_deploy import text_graphs
 
 
 @pytest.fixture
@@ -58,6 +59,35 @@ def test_options(graphs: dict[str, Path], backend: Backend, image: torch.Tensor)
     torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('product', ['Conv', 'MatMul'])
+def test_int8_sums_are_exact(product: str, backend: Backend, tmp_path: Path) -> None:
+    """Large int8 values of one sign, whose products pass 16 bits in pairs, against NumPy's whole numbers."""
+    generator = np.random.default_rng(0)
+    rows, weight = generator.integers(90, 128, (49, 64)), generator.integers(90, 128, (64, 16))
+    expected = np.rint(rows @ weight / 8192) * 8192
+    if product == 'Conv':  # the same sums, as a 1x1 convolution of 7x7 pixels
+        rows, weight = rows.T.reshape(1, 64, 7, 7), weight.T.reshape(16, 64, 1, 1)
+        expected = expected.T.reshape(1, 16, 7, 7)
+    path = text_graphs.write(
+        tmp_path / 'int8.onnx',
+        f"""graph (float{list(rows.shape)} image) => (float{list(expected.shape)} features)
+        <float one = {{1}}, float step = {{8192}}, int8 zero = {{0}}> {{
+            image_int8 = QuantizeLinear(image, one, zero)
+            values = DequantizeLinear(image_int8, one, zero)
+            weights = DequantizeLinear<axis = {'0' if product == 'Conv' else '1'}>(stored, scales, zeros)
+            sums = {product}(values, weights)
+            sums_int8 = QuantizeLinear(sums, step, zero)
+            features = DequantizeLinear(sums_int8, step, zero)
+        }}""",
+        stored=weight.astype(np.int8),
+        scales=np.ones(16, np.float32),
+        zeros=np.zeros(16, np.int8),
+    )
+    runner = backend.load(path, require_card=False)
+    found = runner({'image': torch.from_numpy(rows.astype(np.float32))})['features']
+    assert np.array_equal(found.numpy(), expected)
+
+
 @pytest.mark.parametrize('precision', ['fp32', 'fp16', 'int8'])
 def test_the_report(precision: str, graphs: dict[str, Path], backend: Backend, tmp_path: Path) -> None:
     source = graphs['convolution' if precision == 'fp32' else f'convolution {precision}']
@@ -68,7 +98,8 @@ def test_the_report(precision: str, graphs: dict[str, Path], backend: Backend, t
     assert (report.precision_asked, report.precision_obtained, report.precision_share) == (precision, precision, 1.0)
     assert (report.precision_source, report.opset, report.backend) == ('graph', 20, 'onnxruntime')
     assert report.onnx_nodes == len(onnx.load_model(str(source)).graph.node)
-    assert bool(report.warnings) == (precision == 'fp16')
+    warned = {'fp32': False, 'fp16': True, 'int8': not _int8_is_exact()}[precision]
+    assert [warning.partition(' on ')[0] for warning in report.warnings] == [precision] * warned
     assert seen == [('Checking the graph', 0, 1), ('Checking the graph', 1, 1)]
     assert isinstance(report.to_dict()['inputs'][0]['shape'], list)
 
