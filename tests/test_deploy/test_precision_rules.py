@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip('onnxruntime')
 
 from mmtrtvit.deploy.precision import PrecisionError, PrecisionReport, emulate_fp16, to_fp16, to_int8
-from mmtrtvit.deploy.precision.ranges import collect
+from mmtrtvit.deploy.precision.ranges import _Histograms, collect
 from tests.test_deploy.text_graphs import Feed, f32, run, write
 
 
@@ -274,6 +276,40 @@ def test_batches_are_looked_at_one_by_one(residual: tuple[Path, list[Feed]], tmp
     to_int8(path, tmp_path / 'c.onnx', feeds, method, progress=lambda *step: seen.append(step))
     assert ('Calibrating', 3, 3) in seen
     assert seen[-1] == ('Quantising', 1, 1)
+
+
+def test_entropy_after_an_image_of_next_to_nothing(residual: tuple[Path, list[Feed]]) -> None:
+    """The first image decides how wide a bin is: bins must not become millions."""
+    path, feeds = residual
+    largest = collect(path, feeds, ['x'])['x'].range_value
+    for factor in (0, 1e-9, 1e-3, 1):
+        dark = {'x': feeds[0]['x'] * np.float32(factor)}
+        for order in ([dark, *feeds], [*feeds, dark], [dark, dark]):
+            low, high = collect(path, order, ['x'], 'entropy')['x'].range_value
+            if order[-1] is order[0]:
+                assert factor * largest[0] <= low <= high <= factor * largest[1]
+            else:
+                assert 0.4 * largest[1] < high <= largest[1]
+                assert 0.4 * largest[0] > low >= largest[0]
+
+
+@given(st.lists(st.sampled_from([0, 1e-9, 1e-4, 0.3, 1, 2, 70, 1e6]), min_size=1, max_size=6))
+def test_histograms_lose_no_value(scales: list[float]) -> None:
+    histograms = _Histograms('entropy', True, 128, 128, None, None)
+    generator = np.random.default_rng(len(scales))
+    batches = [(generator.standard_normal(200) * scale).astype(np.float32) for scale in scales]
+    with contextlib.redirect_stdout(io.StringIO()):
+        for batch in batches:
+            histograms.collect({'x': batch})
+    counts, edges, low, high, limit = histograms.histogram_dict['x']
+    values = np.concatenate(batches)
+    assert counts.sum() == values.size
+    assert len(edges) == len(counts) + 1 <= _Histograms.bins + 3
+    assert (low, high) == (values.min(), values.max())
+    assert edges[-1] == pytest.approx(limit or 0.5)  # numpy takes 0.5 where all values are 0
+    for number in (len(counts) // 4, len(counts) * 3 // 8, len(counts) * 5 // 8, len(counts) * 3 // 4):
+        below = np.count_nonzero(values < edges[number])
+        assert abs(counts[:number].sum() - below) <= 4  # edges are rounded
 
 
 def test_what_int8_refuses(residual: tuple[Path, list[Feed]], tmp_path: Path) -> None:

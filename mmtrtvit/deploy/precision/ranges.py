@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader
-from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater, TensorsData
+from onnxruntime.quantization.calibrate import (
+    EntropyCalibrater,
+    HistogramCollector,
+    MinMaxCalibrater,
+    PercentileCalibrater,
+    TensorsData,
+)
 
 from mmtrtvit.deploy.precision.report import PrecisionError
 
@@ -35,6 +41,29 @@ class OneBatch(CalibrationDataReader):
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the batch, then None."""
         return next(self._feeds, None)
+
+
+class _Histograms(HistogramCollector):
+    """Histograms around 0 of a bounded number of bins.
+
+    The first batch decides how wide a bin is: after an image of next to nothing, the next ones would make millions,
+    and the search for the best threshold goes through all of them.
+    """
+
+    bins = 1024
+
+    def merge_histogram(self, old_histogram: Any, data_arr: Any, new_min: Any, new_max: Any, new_threshold: Any) -> Any:
+        """Add a batch, with wider bins where there would be too many."""
+        counts, edges, low, high, threshold = old_histogram
+        join = int(np.ceil(len(counts) / self.bins * new_threshold / threshold)) if threshold else 1
+        if join > 1:
+            half = len(counts) // 2  # as many bins on either side of 0
+            starts = np.arange(0, half, join)
+            left, right = (np.add.reduceat(side, starts) for side in (counts[:half][::-1], counts[half:]))
+            threshold = np.asarray(threshold / half * join * len(starts), edges.dtype)
+            counts = np.concatenate([left[::-1], right])
+            edges = np.linspace(-threshold, threshold, len(counts) + 1, dtype=edges.dtype)
+        return super().merge_histogram((counts, edges, low, high, threshold), data_arr, new_min, new_max, new_threshold)
 
 
 def collect(
@@ -64,6 +93,10 @@ def collect(
         calibrator = METHODS[method](path, augmented_model_path=str(Path(folder) / 'augmented.onnx'), symmetric=True)
         if tensors is not None:
             _select(calibrator, set(tensors))
+        if method == 'entropy':
+            calibrator.collector = _Histograms(
+                'entropy', True, calibrator.num_bins, calibrator.num_quantized_bins, None, None
+            )
         calibrator.augment_graph()
         calibrator.create_inference_session()
         progress('Calibrating', 0, steps)

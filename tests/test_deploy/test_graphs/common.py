@@ -17,14 +17,15 @@ DETECTORS = ('retinanet', 'retinanet-sepbn', 'freeanchor', 'yolof', 'atss', 'ddo
              'detr', 'conditional-detr', 'dab-detr', 'deformable-detr', 'dino')  # fmt: skip
 #: What the library itself does not clip to the canvas.
 UNCLIPPED = ('yolox',)
+#: Options of the graph that a model needs.
+NEEDED: dict[str, dict[str, Any]] = {'yolox': dict(max_dets=20)}  # it reads no max_per_img
 SEGMENTORS = ('upernet', 'semantic-fpn', 'fcn', 'psp', 'aspp', 'binary', 'ocr')
 CLASSIFIERS = ('resnet-classifier', 'vit-classifier')
 HEIGHT, WIDTH = 96, 128
 
 
 def graph_of(model: Any, height: int = HEIGHT, width: int = WIDTH, **options: Any) -> DeployGraph:
-    if type(model).__name__ == 'YOLOX':  # which reads no max_per_img
-        options = {'max_dets': 20, **options}
+    options = {**NEEDED.get(type(model).__name__.lower(), {}), **options}
     return build_graph(copy.deepcopy(model), GraphOptions(height=height, width=width, **options))
 
 

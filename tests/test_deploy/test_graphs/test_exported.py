@@ -16,7 +16,7 @@ from mmtrtvit.deploy.exporter import nodes_of, scope_of
 from mmtrtvit.deploy.ops.nms import NMSOptions
 from tests.test_deploy import models
 from tests.test_deploy.conftest import Exported
-from tests.test_deploy.test_graphs.common import DETECTORS, SEGMENTORS, UNCLIPPED, assert_parity, feed, images
+from tests.test_deploy.test_graphs.common import DETECTORS, NEEDED, SEGMENTORS, UNCLIPPED, assert_parity, feed, images
 from tests.test_deploy.test_graphs.test_detectors import (
     AGNOSTIC,
     MASK_80,
@@ -46,7 +46,8 @@ QUICK: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 LONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     'retinanet, uint8, portrait': (
         'retinanet', {}, dict(height=128, width=96, batch_size=2, image_dtype='uint8')),
-    **{name: (name, {}, dict(CANVAS, batch_size=2)) for name in (*DETECTORS, *SEGMENTORS) if name != 'mask-rcnn'},
+    **{name: (name, {}, dict(CANVAS, batch_size=2, **NEEDED.get(name, {})))
+       for name in (*DETECTORS, *SEGMENTORS) if name != 'mask-rcnn'},
     **{f'{name}, batch of 1': (name, {}, CANVAS) for name in ('retinanet', 'mask-rcnn', 'cascade-mask-rcnn')},
     **{f'{name}, dynamic batch': (name, {}, dict(CANVAS, dynamic_batch=True))
        for name in ('retinanet', 'atss', 'mask-rcnn', 'cascade-mask-rcnn', 'dino', 'upernet')},
