@@ -218,7 +218,8 @@ def _export(graph: DeployGraph, folder: Path, precision: str, image: torch.Tenso
         to_fp16(exact, lowered)
     elif precision == 'int8':
         # Latency does not depend on the scales. What is spared at the end of a model, its scores, a part does not have.
-        to_int8(exact, lowered, [{INPUT: image.numpy()}], skip_output=graph.task not in ('features', 'network'))
+        batches, parts = [{INPUT: image.numpy()}], ('features', 'network')
+        to_int8(exact, lowered, batches, 'minmax', skip_output=graph.task not in parts)
     return lowered
 
 

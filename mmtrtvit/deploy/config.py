@@ -45,18 +45,18 @@ class CalibrationOptions:
 
     Attributes:
         images: How many images of the data set are run.
-        method: ``'minmax'``, ``'entropy'`` or ``'percentile'``, as onnxruntime's quantiser calls them.
+        method: ``'entropy'``, ``'percentile'`` or ``'minmax'``, as onnxruntime's quantiser calls them.
         split: Which data set of the model config is read: ``'train'``, ``'val'`` or ``'test'``.
     """
 
     images: int = 64
-    method: str = 'minmax'
+    method: str = 'entropy'
     split: str = 'train'
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, int) or self.images < 1:
             raise ValueError(f'images={self.images!r}: a whole number of at least 1 is needed')
-        for name, allowed in (('method', ('minmax', 'entropy', 'percentile')), ('split', ('train', 'val', 'test'))):
+        for name, allowed in (('method', ('entropy', 'percentile', 'minmax')), ('split', ('train', 'val', 'test'))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name}={getattr(self, name)!r} is not one of {", ".join(allowed)}')
 

@@ -134,7 +134,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({'onnx_config.height.x': 3}, r'height'),
     ({'backend_config.operators.roi_align': 'plugin'}, r"roi_align='plugin' is not one of static, onnx"),
     ({'calib_config.images': 0}, r'calib_config: images=0: a whole number of at least 1 is needed'),
-    ({'calib_config.method': 'kl'}, r"calib_config: method='kl' is not one of minmax, entropy, percentile"),
+    ({'calib_config.method': 'kl'}, r"calib_config: method='kl' is not one of entropy, percentile, minmax"),
     ({'calib_config.split': 'valid'}, r"calib_config: split='valid' is not one of train, val, test"),
     ({'onnx_config': 64}, r'onnx_config=64 is no dict'),
     ({'onnx_config.opset_version': 3}, r'onnx_config\.opset_version=3: a whole number of at least 20 is needed'),

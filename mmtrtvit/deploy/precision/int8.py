@@ -31,9 +31,9 @@ from mmtrtvit.deploy.precision.ranges import METHODS, Feed, Progress, collect
 from mmtrtvit.deploy.precision.report import PrecisionError, PrecisionReport
 
 _METHODS = {
-    'minmax': CalibrationMethod.MinMax,
     'entropy': CalibrationMethod.Entropy,
     'percentile': CalibrationMethod.Percentile,
+    'minmax': CalibrationMethod.MinMax,
 }
 _PRE_PROCESSED = 'onnx.quant.pre_process'
 
@@ -42,7 +42,7 @@ def to_int8(
     onnx_in: str | Path,
     onnx_out: str | Path,
     batches: Iterable[Feed],
-    method: str = 'minmax',
+    method: str = 'entropy',
     *,
     keep: Iterable[str] = (),
     rest: str = 'fp32',
@@ -57,7 +57,8 @@ def to_int8(
         onnx_in: A file of :func:`mmtrtvit.deploy.exporter.export`, in fp32.
         onnx_out: The file to make; it appears whole or not at all.
         batches: Images (input name -> array) that the scales of activations are chosen on.
-        method: ``'minmax'``, ``'percentile'`` (99.999 %: outliers do not stretch the scale) or ``'entropy'``.
+        method: ``'entropy'`` (the cut that keeps most of a tensor's distribution), ``'percentile'`` (99.999 %) or
+            ``'minmax'`` (nothing is cut off: outliers stretch the scale); of onnxruntime's calibrators.
         keep: Names of nodes that are to stay in float beside those that must.
         rest: What is not quantised is ``'fp32'``, or ``'fp16'`` as :func:`to_fp16` makes it.
         skip_input: Leave the first convolutions alone, which see the image.

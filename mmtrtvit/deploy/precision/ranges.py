@@ -25,7 +25,7 @@ from mmtrtvit.deploy.precision.report import PrecisionError
 Feed = Mapping[str, np.ndarray]
 #: Called with the phase, the batches done and how many there are, 0 where that is not known.
 Progress = Callable[[str, int, int], None]
-METHODS: dict[str, Any] = {'minmax': MinMaxCalibrater, 'entropy': EntropyCalibrater, 'percentile': PercentileCalibrater}
+METHODS: dict[str, Any] = {'entropy': EntropyCalibrater, 'percentile': PercentileCalibrater, 'minmax': MinMaxCalibrater}
 
 
 class OneBatch(CalibrationDataReader):
