@@ -293,7 +293,7 @@ def test_entropy_after_an_image_of_next_to_nothing(residual: tuple[Path, list[Fe
                 assert 0.4 * largest[0] > low >= largest[0]
 
 
-@given(st.lists(st.sampled_from([0, 1e-9, 1e-4, 0.3, 1, 2, 70, 1e6]), min_size=1, max_size=6))
+@given(st.lists(st.sampled_from([0, 1e-41, 1e-9, 1e-4, 0.3, 1, 2, 70, 1e6]), min_size=1, max_size=6))
 def test_histograms_lose_no_value(scales: list[float]) -> None:
     histograms = _Histograms('entropy', True, 128, 128, None, None)
     generator = np.random.default_rng(len(scales))

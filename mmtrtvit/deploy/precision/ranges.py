@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
@@ -55,12 +56,13 @@ class _Histograms(HistogramCollector):
     def merge_histogram(self, old_histogram: Any, data_arr: Any, new_min: Any, new_max: Any, new_threshold: Any) -> Any:
         """Add a batch, with wider bins where there would be too many."""
         counts, edges, low, high, threshold = old_histogram
-        join = int(np.ceil(len(counts) / self.bins * new_threshold / threshold)) if threshold else 1
+        wanted = len(counts) * float(new_threshold) / float(threshold) if threshold else 0  # bins
+        join = math.ceil(wanted / self.bins)
         if join > 1:
             half = len(counts) // 2  # as many bins on either side of 0
-            starts = np.arange(0, half, join)
+            starts = np.arange(0, half, min(join, half))
             left, right = (np.add.reduceat(side, starts) for side in (counts[:half][::-1], counts[half:]))
-            threshold = np.asarray(threshold / half * join * len(starts), edges.dtype)
+            threshold = np.asarray(float(threshold) / half * join * len(starts), edges.dtype)
             counts = np.concatenate([left[::-1], right])
             edges = np.linspace(-threshold, threshold, len(counts) + 1, dtype=edges.dtype)
         return super().merge_histogram((counts, edges, low, high, threshold), data_arr, new_min, new_max, new_threshold)
