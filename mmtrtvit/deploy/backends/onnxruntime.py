@@ -107,7 +107,7 @@ def _warnings(facts: GraphFacts) -> tuple[str, ...]:
 
 @functools.cache
 def _int8_is_exact() -> bool:
-    """Whether int8 kernels of this CPU compute what the Q/DQ nodes say, as TensorRT's do.
+    """Whether int8 kernels of this CPU compute what the Q/DQ nodes say.
 
     On x86 without VNNI they add pairs of products in 16 bits and cut off what is beyond. ONNX Runtime's own way out,
     ``session.x64quantprecision``, fails where two nodes share a weight, as heads over several levels do (1.31.1).
